@@ -1,0 +1,79 @@
+"""Choose which prompts to roll out next when finetuning a reasoning model by RL.
+
+A model says what we believe about how prompts evolve (declared in Pyro), a posterior what we know now about N prompts
+(tensors, updated online), an acquisition what we want next (scores, draws, picks). `PromptSelector` joins the three for
+a trainer; `recipes` has the published methods by name.
+
+Everything is loaded when it is first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayes_prompt import acquisition, recipes
+    from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
+    from bayes_prompt.history import History
+    from bayes_prompt.models import priors
+    from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
+    from bayes_prompt.models.progress import SolvingProgress
+    from bayes_prompt.models.success_rate import SuccessRate
+    from bayes_prompt.posteriors.base import Posterior
+    from bayes_prompt.selector import PromptSelector
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BetaBinomialEmission",
+    "CannotLower",
+    "CheckpointError",
+    "Emission",
+    "History",
+    "PartitionEmission",
+    "Posterior",
+    "PromptSelector",
+    "PromptShortage",
+    "PublishedEmission",
+    "SolvingProgress",
+    "SuccessRate",
+    "acquisition",
+    "priors",
+    "recipes",
+]
+
+_HOME = {
+    "BetaBinomialEmission": "bayes_prompt.models.emission",
+    "CannotLower": "bayes_prompt.errors",
+    "CheckpointError": "bayes_prompt.errors",
+    "Emission": "bayes_prompt.models.emission",
+    "History": "bayes_prompt.history",
+    "PartitionEmission": "bayes_prompt.models.emission",
+    "Posterior": "bayes_prompt.posteriors.base",
+    "PromptSelector": "bayes_prompt.selector",
+    "PromptShortage": "bayes_prompt.errors",
+    "PublishedEmission": "bayes_prompt.models.emission",
+    "SolvingProgress": "bayes_prompt.models.progress",
+    "SuccessRate": "bayes_prompt.models.success_rate",
+}
+_MODULES = {
+    "acquisition": "bayes_prompt.acquisition",
+    "priors": "bayes_prompt.models.priors",
+    "recipes": "bayes_prompt.recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = importlib.import_module(_MODULES[name])
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'bayes_prompt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,116 @@
+"""Scores that follow from the belief alone. The highest are picked; ties are broken at random."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.posteriors.base import Posterior
+
+
+class Acquisition(ABC):
+    """A score for every prompt of any posterior. They add up: `PartialProbability() + EntropyBonus(0.1)`."""
+
+    @abstractmethod
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), higher is better. Random ones are functions of (seed, step, prompt)."""
+
+    def __add__(self, other: Acquisition) -> Acquisition:
+        """The acquisition whose score is the sum of both."""
+        if not isinstance(other, Acquisition):
+            return NotImplemented
+        return Sum(self, other)
+
+
+@dataclass(frozen=True)
+class Sum(Acquisition):
+    """The sum of two acquisitions."""
+
+    first: Acquisition
+    second: Acquisition
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,)."""
+        return self.first.scores(posterior, seed, step) + self.second.scores(posterior, seed, step)
+
+
+@dataclass(frozen=True)
+class InformativeProbability(Acquisition):
+    """P(0 < successes < trials): the chance that the group has a gradient, E[1 - p^G - (1-p)^G] over the belief.
+
+    trials: the coming group size G; None takes that of the last observation (8 before there was one).
+    """
+
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is not None:
+            if isinstance(self.trials, bool) or not isinstance(self.trials, int):
+                raise TypeError(f"trials must be an integer or None; got {type(self.trials).__name__}")
+            if self.trials < 1:
+                raise ValueError(f"trials must be at least 1; got {self.trials}")
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) in [0, 1]."""
+        return posterior.informative_probability(posterior.group_size if self.trials is None else self.trials)
+
+
+@dataclass(frozen=True)
+class PartialProbability(InformativeProbability):
+    """The score of DPS (arXiv 2603.10887): P(the prompt will come out partially solved).
+
+    For the published model this is belief[:, 1]; other posteriors answer the same question of the counts.
+    """
+
+
+@dataclass(frozen=True)
+class ExpectedVariance(Acquisition):
+    """E[p (1 - p)]: the expected variance of one reward, the size of the gradient signal rather than its presence."""
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) in [0, 1/4]."""
+        return posterior.expected_variance()
+
+
+@dataclass(frozen=True)
+class EntropyBonus(Acquisition):
+    """weight * entropy of the belief (nats): added to another score it pays for looking where little is known.
+
+    DPS calls the sum "topk+entropy". The entropy is Shannon's for beliefs over states, the differential one for Betas.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(f"weight must be finite; got {self.weight}")
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,)."""
+        return self.weight * posterior.entropy()
+
+
+@dataclass(frozen=True)
+class Uniform(Acquisition):
+    """Every prompt alike: the pick is uniform among those that may be picked."""
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), all 0."""
+        return torch.zeros((), dtype=posterior.dtype, device=posterior.device).expand(posterior.num_prompts)
+
+
+@dataclass(frozen=True)
+class HistoryResampling(Acquisition):
+    """Shuffled epochs in which a prompt that was fully solved sits out the next one (history resampling, SRPO).
+
+    A visit costs a prompt one epoch, a fully solved visit two, and whoever has spent the fewest comes first. So nothing
+    is dropped for good, and the pool never runs dry.
+    """
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), minus the epochs that each prompt has spent."""
+        return -(posterior.visits + posterior.solved).to(posterior.dtype)

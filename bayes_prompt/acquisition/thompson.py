@@ -1,0 +1,55 @@
+"""Scores by the distance of a success rate, drawn from the belief or its mean, to the wanted one (MoPPS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.posteriors.base import Posterior
+
+
+@dataclass(frozen=True)
+class TargetSuccessRate(Acquisition):
+    """Nearest to a target success rate (MoPPS, arXiv 2507.04632: a Thompson draw nearest to 0.5).
+
+    target: the wanted success rate in [0, 1]. draw: judge a Thompson draw (True, explores) or the mean (False).
+    """
+
+    target: float = 0.5
+    draw: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.target <= 1:
+            raise ValueError(f"target must lie in [0, 1]; got {self.target}")
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), minus the distance to the target."""
+        return -(_success_rate(posterior, self.draw, seed, step) - self.target).abs()
+
+
+@dataclass(frozen=True)
+class Threshold(Acquisition):
+    """Any prompt whose success rate lies in [low, high], at random; where too few do, the nearest (MoPPS's variant).
+
+    low, high: bounds in [0, 1]. draw: judge a Thompson draw (True) or the mean (False).
+    """
+
+    low: float
+    high: float
+    draw: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"low and high must satisfy 0 <= low <= high <= 1; got {self.low} and {self.high}")
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), 0 within the bounds and minus the distance to them outside."""
+        rate = _success_rate(posterior, self.draw, seed, step)
+        return -torch.maximum(self.low - rate, rate - self.high).clamp(min=0)
+
+
+def _success_rate(posterior: Posterior, draw: bool, seed: int, step: int) -> Tensor:
+    return posterior.sample_success_rate(seed, step) if draw else posterior.success_rate()

@@ -1,0 +1,107 @@
+"""Checkpoints on disk: safetensors for the tensors, JSON for the rest, a digest over both; nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from bayes_prompt.errors import CheckpointError
+
+FORMAT = "bayes_prompt"
+VERSION = 1
+
+
+def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> None:
+    """Write a state dictionary so that `path` holds either the old file or the whole new one, never a part.
+
+    `state` is a nested dictionary of tensors (any shape), numbers, strings and lists of those two; `kind` says whose
+    state it is and must be named again to read it.
+    """
+    path = Path(path)
+    tensors: dict[str, torch.Tensor] = {}
+    document = json.dumps(_take_tensors(state, "", tensors), sort_keys=True)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": kind,
+        "state": document,
+        "digest": _digest(document, tensors),
+    }
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read what `write` wrote. A truncated, changed, foreign or newer file raises `CheckpointError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by bayes_prompt: format is {metadata.get('format')!r}")
+    if metadata.get("version") != str(VERSION):
+        raise CheckpointError(f"{path} has checkpoint version {metadata.get('version')}; this package reads {VERSION}")
+    if metadata.get("kind") != kind:
+        raise CheckpointError(f"{path} holds the state of {metadata.get('kind')!r}, not of {kind!r}")
+    document = metadata.get("state", "")
+    if metadata.get("digest") != _digest(document, tensors):
+        raise CheckpointError(f"{path} was changed after it was written: its digest does not match its contents")
+    state: dict[str, Any] = _put_tensors(json.loads(document), tensors)
+    return state
+
+
+def _take_tensors(node: Any, prefix: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Replace every tensor by its name, so that the rest is JSON."""
+    if isinstance(node, torch.Tensor):
+        # A copy of its own: safetensors refuses tensors that share memory.
+        tensors[prefix] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": prefix}
+    if isinstance(node, Mapping):
+        return {
+            "dict": {str(k): _take_tensors(v, f"{prefix}/{k}" if prefix else str(k), tensors) for k, v in node.items()}
+        }
+    if isinstance(node, list | tuple):
+        return {"list": [_take_tensors(v, f"{prefix}/{i}", tensors) for i, v in enumerate(node)]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return {"value": node}
+    raise TypeError(f"state {prefix!r} holds a {type(node).__name__}; tensors, numbers, strings and dicts are accepted")
+
+
+def _put_tensors(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    if "tensor" in node:
+        return tensors[node["tensor"]]
+    if "dict" in node:
+        return {key: _put_tensors(value, tensors) for key, value in node["dict"].items()}
+    if "list" in node:
+        return [_put_tensors(value, tensors) for value in node["list"]]
+    return node["value"]
+
+
+def _digest(document: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(document.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

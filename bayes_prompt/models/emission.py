@@ -1,0 +1,369 @@
+"""Emissions: what a prompt's hidden state says about the number of successes among its rollouts.
+
+A state k has a law of the success rate; given the rate the rollouts are independent. Everything the filter needs of an
+emission is the likelihood vector L over states (DPS, arXiv 2603.10887, eq. of the posterior of the state: q ∝ b * L).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pyro.distributions import BetaBinomial, TorchDistribution
+from scipy.special import gammaln
+from torch import Tensor
+from torch.distributions import Beta, constraints
+
+from bayes_prompt.errors import CannotLower
+from bayes_prompt.models.numerics import log_mean_power, log_rising
+
+
+class RateTables(NamedTuple):
+    """The law of the success rate in every state: low + (high - low) * Beta(alpha, beta). Four (K,) float64 tensors."""
+
+    low: Tensor
+    high: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+
+class Emission(ABC):
+    """The law of the number of successes among a prompt's rollouts, given its state.
+
+    Counts are integers with 0 <= successes <= trials. A row without trials says nothing: all its log likelihoods are 0.
+    Results are float64, on the device of the counts.
+    """
+
+    @property
+    @abstractmethod
+    def num_states(self) -> int:
+        """K, the number of states, ordered from unsolved to solved."""
+
+    @abstractmethod
+    def rates(self) -> RateTables:
+        """The law of the success rate in every state, as four (K,) float64 tensors on the CPU."""
+
+    @abstractmethod
+    def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """log P(successes | state, trials), binomial coefficient included.
+
+        Args:
+            successes: (M,) integers.
+            trials: (M,) integers.
+
+        Returns:
+            (M, K) float64; -inf where a state cannot produce the count.
+
+        Raises:
+            ValueError: a shape, a dtype, or a row outside 0 <= successes <= trials.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The emission as JSON-able numbers and strings; equal exactly for equal emissions."""
+
+    def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """log P(event | state) of what the filter conditions on: the count itself unless an emission coarsens it.
+
+        Arguments, result and errors as in `log_likelihood`, which is this plus `count_correction`.
+        """
+        return self.log_likelihood(successes, trials)
+
+    def count_correction(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """log P(successes | event, trials): (M,) float64, zeros where the event is the count itself."""
+        successes, _ = _check_counts(successes, trials)
+        return torch.zeros(successes.shape, dtype=torch.float64, device=successes.device)
+
+    def informative(self, trials: int) -> Tensor:
+        """P(0 < successes < trials | state): the chance that a group of `trials` rollouts is mixed.
+
+        A sum of the count's law, whose terms are all positive: nothing cancels where the chance is tiny.
+
+        Args:
+            trials: rollouts in the group, at least 1.
+
+        Returns:
+            (K,) float64 on the CPU; zeros when trials = 1.
+        """
+        _check_group(trials)
+        successes = torch.arange(1, trials)
+        return self.log_likelihood(successes, torch.full_like(successes, trials)).exp().sum(0).clamp(max=1.0)
+
+    def mean_rate(self) -> Tensor:
+        """E[rate | state], (K,) float64."""
+        low, high, alpha, beta = self.rates()
+        return low + (high - low) * (alpha / (alpha + beta))
+
+    def reward_variance(self) -> Tensor:
+        """E[rate * (1 - rate) | state], (K,) float64: the expected variance of one reward."""
+        low, high, alpha, beta = self.rates()
+        total, width = alpha + beta, high - low
+        # rate = low + width X and 1 - rate = (1 - high) + width (1 - X), multiplied out: four terms, none negative.
+        linear = width * (low * (beta / total) + (1.0 - high) * (alpha / total))
+        quadratic = width.square() * (alpha / total) * (beta / (total + 1.0))
+        return low * (1.0 - high) + linear + quadratic
+
+    def distribution(self, state: Tensor, trials: Tensor) -> TorchDistribution:
+        """The Pyro distribution of successes, for a Pyro program.
+
+        Args:
+            state: integers in [0, K - 1], of a shape that broadcasts with `trials`; enumerated dimensions are welcome.
+            trials: rollouts; 0 where the row is missing.
+
+        Returns:
+            A distribution over counts; its batch shape is that of state and trials together.
+        """
+        return CountDistribution(self, state, trials)
+
+    def sample(self, state: Tensor, trials: Tensor) -> Tensor:
+        """Draws a rate from each state's law, then the number of successes, from torch's global generator.
+
+        Args:
+            state: integers in [0, K - 1].
+            trials: rollouts, of the same shape.
+
+        Returns:
+            Successes as float64 (Pyro's convention for counts), of the same shape.
+        """
+        low, high, alpha, beta = (table.to(state.device)[state] for table in self.rates())
+        rate = low + (high - low) * Beta(alpha, beta).sample()
+        return torch.binomial(trials.to(torch.float64), rate)
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedEmission(Emission):
+    """Three states read off the group itself: unsolved if nothing succeeds, solved if everything does, else partial.
+
+    Source: DPS (arXiv 2603.10887). The event is the state; as a law of counts, partial spreads uniformly over
+    1..trials-1, so that models can be compared on counts. A single trial is never partial. The states have the success
+    rates 0, 1/2 and 1.
+    """
+
+    @property
+    def num_states(self) -> int:
+        """Three: unsolved, partial, solved."""
+        return 3
+
+    def rates(self) -> RateTables:
+        """Point masses at 0, 1/2 and 1."""
+        rate, one = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        return RateTables(rate, rate.clone(), one, one.clone())
+
+    def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """log P(count | state): the event's, and uniform over 1..trials-1 within partial. (M, K) float64."""
+        return self.event_log_likelihood(successes, trials) + self.count_correction(successes, trials)[:, None]
+
+    def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """0 for the state that the group shows, -inf for the two others; zeros where there are no trials."""
+        successes, trials = _check_counts(successes, trials)
+        shown = torch.where(successes == 0, 0, torch.where(successes == trials, 2, 1))
+        table = torch.eye(3, dtype=torch.float64, device=successes.device).log()[shown]
+        return table.masked_fill_((trials == 0)[:, None], 0.0)
+
+    def count_correction(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """-log(trials - 1) where the group is partial, else 0. (M,) float64."""
+        successes, trials = _check_counts(successes, trials)
+        partial = (successes > 0) & (successes < trials)
+        return torch.where(partial, -(trials - 1).clamp(min=1).to(torch.float64).log(), 0.0)
+
+    def informative(self, trials: int) -> Tensor:
+        """(0, 1, 0), and zeros when trials = 1."""
+        _check_group(trials)
+        return torch.tensor([0.0, float(trials > 1), 0.0], dtype=torch.float64)
+
+    def sample(self, state: Tensor, trials: Tensor) -> Tensor:
+        """0, uniform over 1..trials-1, or trials.
+
+        Raises:
+            ValueError: a row is partial and has a single trial, for which there is no such count.
+        """
+        lonely = (state == 1) & (trials == 1)
+        if bool(lonely.any()):
+            row = int(lonely.flatten().nonzero()[0])
+            raise ValueError(
+                f"trials must be at least 2 to sample a partial group; row {row} has 1. Larger groups work, and so "
+                "does an emission whose states have a law of the success rate"
+            )
+        span = (trials - 1).clamp(min=1).to(torch.float64)
+        partial = 1 + (torch.rand(state.shape, dtype=torch.float64, device=state.device) * span).floor().clamp(
+            max=span - 1
+        )
+        successes = torch.where(state == 1, partial, torch.where(state == 2, trials, 0).to(torch.float64))
+        return successes.masked_fill(trials == 0, 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """`{"emission": "published"}`."""
+        return {"emission": "published"}
+
+
+Degenerate = PublishedEmission
+
+
+class BetaBinomialEmission(Emission):
+    """Every state has a Beta law of the success rate, drawn anew for every group: counts are Beta-Binomial.
+
+    Args:
+        rates: Beta with batch shape (K,), K >= 2; kept as the attribute `law`.
+
+    Raises:
+        CannotLower: `rates` is another distribution, or of another shape.
+        ValueError: a concentration is not positive and finite.
+    """
+
+    def __init__(self, rates: Beta) -> None:
+        what_works = "a Beta with batch shape (K,), K >= 2, works: dist.Beta(a, b) with a and b of shape (K,)"
+        if not isinstance(rates, Beta):
+            raise CannotLower(f"rates is a {type(rates).__name__}; {what_works}")
+        if len(rates.batch_shape) != 1 or rates.batch_shape[0] < 2:
+            raise CannotLower(f"rates has batch shape {tuple(rates.batch_shape)}; {what_works}")
+        for name, values in (("alpha", rates.concentration1), ("beta", rates.concentration0)):
+            for row, value in enumerate(values.tolist()):
+                if not 0.0 < value < float("inf"):
+                    raise ValueError(f"rates: {name}[{row}] must be positive and finite; got {value!r}")
+        self.law = rates
+
+    @property
+    def num_states(self) -> int:
+        """K, the batch size of the Beta."""
+        return int(self.law.batch_shape[0])
+
+    def rates(self) -> RateTables:
+        """low = 0, high = 1, and the parameters of the Beta."""
+        alpha, beta = (c.detach().to("cpu", torch.float64) for c in (self.law.concentration1, self.law.concentration0))
+        return RateTables(torch.zeros_like(alpha), torch.ones_like(alpha), alpha, beta)
+
+    def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """The Beta-Binomial law, (M, K) float64: log C(t, s) + log B(a + s, b + t - s) - log B(a, b)."""
+        successes, trials = _check_counts(successes, trials)
+        s, t = successes[:, None].to(torch.float64), trials[:, None].to(torch.float64)
+        alpha, beta = (table.to(s.device) for table in self.rates()[2:])
+        rising = log_rising(alpha, s) + log_rising(beta, t - s) - log_rising(alpha + beta, t)
+        return torch.lgamma(t + 1) - torch.lgamma(s + 1) - torch.lgamma(t - s + 1) + rising
+
+    def distribution(self, state: Tensor, trials: Tensor) -> TorchDistribution:
+        """Pyro's own BetaBinomial, differentiable in the parameters of the Beta."""
+        alpha, beta = (c.to(state.device, torch.float64) for c in (self.law.concentration1, self.law.concentration0))
+        return BetaBinomial(alpha[state], beta[state], trials.to(torch.float64))
+
+    def describe(self) -> dict[str, Any]:
+        """The parameters of the Beta, as lists of K floats."""
+        _, _, alpha, beta = self.rates()
+        return {"emission": "beta_binomial", "alpha": alpha.tolist(), "beta": beta.tolist()}
+
+
+class PartitionEmission(Emission):
+    """The states partition the success rate: uniform on [edges[k], edges[k + 1]] in state k, anew for every group.
+
+    A bin of zero width is a point mass: edges (0, 0, 0.5, 1, 1) are never, below half, above half, and always. The
+    likelihood is the mean of the Binomial law over the bin, [I_high(s + 1, t - s + 1) - I_low(s + 1, t - s + 1)] /
+    ((t + 1) width) with I the regularised incomplete beta function, computed without that difference.
+
+    Args:
+        edges: K + 1 >= 3 nondecreasing numbers from 0 to 1, a tensor or a sequence; kept as a float64 tensor.
+
+    Raises:
+        ValueError: the edges are too few, not finite, decrease, or do not run from 0 to 1.
+    """
+
+    def __init__(self, edges: Tensor | Sequence[float]) -> None:
+        edges = torch.as_tensor(edges, dtype=torch.float64, device="cpu").detach().clone()
+        if edges.ndim != 1 or len(edges) < 3:
+            raise ValueError(f"edges must have shape (K + 1,) with K >= 2; got shape {tuple(edges.shape)}")
+        values = edges.tolist()
+        for row, value in enumerate(values):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"edges must lie in [0, 1]; edges[{row}] is {value!r}")
+            if row and value < values[row - 1]:
+                raise ValueError(f"edges must not decrease; edges[{row}] is {value!r} after {values[row - 1]!r}")
+        if values[0] != 0.0 or values[-1] != 1.0:
+            raise ValueError(f"edges must run from 0 to 1; got {values[0]!r} to {values[-1]!r}")
+        self.edges = edges
+
+    @property
+    def num_states(self) -> int:
+        """K, the number of bins."""
+        return len(self.edges) - 1
+
+    def rates(self) -> RateTables:
+        """low and high are the ends of the bins; alpha = beta = 1, the uniform law."""
+        one = torch.ones(self.num_states, dtype=torch.float64)
+        return RateTables(self.edges[:-1].clone(), self.edges[1:].clone(), one, one.clone())
+
+    def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """log of the mean over the bin of C(t, s) r^s (1 - r)^(t - s), (M, K) float64."""
+        successes, trials = _check_counts(successes, trials)
+        pairs, row = torch.unique(torch.stack((successes, trials), dim=1), dim=0, return_inverse=True)
+        s, t = (column.cpu().numpy().astype(np.float64)[:, None] for column in pairs.unbind(1))
+        coefficient = gammaln(t + 1) - gammaln(s + 1) - gammaln(t - s + 1)
+        table = coefficient + log_mean_power(s, t - s, self.edges.numpy())
+        table[t[:, 0] == 0] = 0.0
+        return torch.from_numpy(table).to(successes.device)[row]
+
+    def describe(self) -> dict[str, Any]:
+        """The edges, as a list of K + 1 floats."""
+        return {"emission": "partition", "edges": self.edges.tolist()}
+
+
+class CountDistribution(TorchDistribution):
+    """An emission as a Pyro distribution of the number of successes, given the state; see `Emission.distribution`."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own convention)
+
+    def __init__(self, emission: Emission, state: Tensor, trials: Tensor, validate_args: bool | None = None) -> None:
+        self.emission = emission
+        self.state, self.trials = torch.broadcast_tensors(state, trials)
+        super().__init__(self.state.shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        """The integers 0..trials."""
+        return constraints.integer_interval(0, self.trials)
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> CountDistribution:
+        """The same law, broadcast to `batch_shape`."""
+        shape = torch.Size(batch_shape)
+        return CountDistribution(
+            self.emission, self.state.expand(shape), self.trials.expand(shape), validate_args=False
+        )
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Successes as float64, shape sample_shape + batch_shape."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        return self.emission.sample(self.state.expand(shape), self.trials.expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log P(value | state, trials), broadcast over all three."""
+        if self._validate_args:
+            self._validate_sample(value)
+        # One row of the table for each count, not for each enumerated state: the state only picks the column.
+        value, trials, state = torch.broadcast_tensors(value, self.trials, self.state)
+        table = self.emission.log_likelihood(value.flatten().long(), trials.flatten().long())
+        return table.gather(-1, state.flatten()[:, None]).reshape(value.shape)
+
+
+def _check_counts(successes: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
+    """The two as (M,) int64, or a ValueError that names the first row that is wrong.
+
+    On an accelerator the values are the caller's business: reading them back would stall it.
+    """
+    for name, counts in (("successes", successes), ("trials", trials)):
+        if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers; got {counts.dtype}")
+        if counts.ndim != 1 or counts.shape != successes.shape:
+            raise ValueError(f"{name} must have shape (M,) like successes; got {tuple(counts.shape)}")
+    wrong = (successes < 0) | (successes > trials)
+    if successes.device.type == "cpu" and bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"successes must lie in [0, trials]; row {row} has {int(successes[row])} of {int(trials[row])}"
+        )
+    return successes.long(), trials.long()
+
+
+def _check_group(trials: int) -> None:
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1; got {trials!r}")

@@ -1,0 +1,116 @@
+"""Named priors over how prompts move between solving states.
+
+Source of the named transition priors and of both initial ones: DPS, Dynamics-Predictive Sampling (arXiv 2603.10887),
+code maoyixiu/DPS, `recipe/dps/task_sampler.py`. The code stores them column-stochastic, `[to, from]`; here they are
+transposed to `[from, to]`: row j holds the pseudo-counts of moves out of state j. States run from unsolved to solved.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import Dirichlet
+from torch import Tensor
+
+
+def uniform(a: float = 1.0, num_states: int = 3) -> Dirichlet:
+    """Every move equally likely, with `a` pseudo-counts each: the prior of the published runs (a = 1).
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, prior "uniform".
+
+    Args:
+        a: pseudo-counts of each move, positive and finite.
+        num_states: K >= 2.
+
+    Returns:
+        Dirichlet with concentration (K, K), float64.
+
+    Raises:
+        ValueError: `a` is not positive and finite, or `num_states` is below 2.
+    """
+    if not (math.isfinite(a) and a > 0):
+        raise ValueError(f"a must be positive and finite; got {a!r}")
+    k = _check_num_states(num_states)
+    return Dirichlet(torch.full((k, k), float(a), dtype=torch.float64))
+
+
+def progress() -> Dirichlet:
+    """Prompts tend to be solved: half a pseudo-count for each step back, one for each other move.
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, prior "progress", transposed to [from, to].
+
+    Returns:
+        Dirichlet with concentration (3, 3), float64.
+    """
+    return Dirichlet(torch.tensor([[1.0, 1.0, 1.0], [0.5, 1.0, 1.0], [0.5, 0.5, 1.0]], dtype=torch.float64))
+
+
+def stability() -> Dirichlet:
+    """Prompts tend to stay where they are: one pseudo-count for staying, half a one for each other move.
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, prior "stability", transposed to [from, to].
+
+    Returns:
+        Dirichlet with concentration (3, 3), float64.
+    """
+    return Dirichlet(torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]], dtype=torch.float64))
+
+
+def local() -> Tensor:
+    """Prompts move to a neighbouring state only: unsolved and solved never follow each other directly.
+
+    The zeros are forbidden moves. No Dirichlet has zero concentrations, so this prior is a tensor; the Pyro program
+    uses a smaller Dirichlet for each row.
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, prior "local", transposed to [from, to].
+
+    Returns:
+        Concentration (3, 3), float64.
+    """
+    return torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+
+
+def uniform_initial(num_states: int = 3) -> Tensor:
+    """Nothing is known about a new prompt: every state is equally likely.
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, initial "uniform".
+
+    Args:
+        num_states: K >= 2.
+
+    Returns:
+        Probabilities (K,), float64.
+
+    Raises:
+        ValueError: `num_states` is below 2.
+    """
+    k = _check_num_states(num_states)
+    return torch.full((k,), 1.0 / k, dtype=torch.float64)
+
+
+def one_hot_initial(state: int, num_states: int = 3) -> Tensor:
+    """Every new prompt is known to be in `state`.
+
+    Source: DPS (arXiv 2603.10887), `recipe/dps/task_sampler.py`, one-hot initials; states count from 1 there.
+
+    Args:
+        state: 0 (unsolved) to K - 1 (solved).
+        num_states: K >= 2.
+
+    Returns:
+        Probabilities (K,), float64.
+
+    Raises:
+        ValueError: `num_states` is below 2, or `state` lies outside [0, K - 1].
+    """
+    k = _check_num_states(num_states)
+    if not 0 <= state < k:
+        raise ValueError(f"state must lie in [0, {k - 1}]; got {state!r}")
+    return torch.eye(k, dtype=torch.float64)[state]
+
+
+def _check_num_states(num_states: int) -> int:
+    if num_states < 2:
+        raise ValueError(f"num_states must be at least 2; got {num_states!r}")
+    return num_states

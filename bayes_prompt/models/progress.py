@@ -1,0 +1,297 @@
+"""SolvingProgress: a hidden Markov model of how a prompt's solving state evolves while the policy trains (DPS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.ops.indexing import Vindex
+from torch import Tensor
+from torch.distributions import Dirichlet
+
+from bayes_prompt.errors import CannotLower
+from bayes_prompt.models import checks, priors
+from bayes_prompt.models.emission import Emission, PublishedEmission
+
+if TYPE_CHECKING:
+    from bayes_prompt.history import History
+    from bayes_prompt.posteriors.progress import ProgressPosterior
+
+
+@dataclass(frozen=True, eq=False)
+class ProgressTables:
+    """A lowered `SolvingProgress`: the numbers the kernels need.
+
+    Attributes:
+        concentration: (K, K) pseudo-counts of transitions [from, to]; zeros are forbidden moves.
+        initial: (K,) probabilities of the first state.
+        decay: what is left of learned pseudo-counts after a step, in [0, 1].
+        learn: whether transitions are learned, or stay at the mean of the prior.
+        num_states: K.
+        emission: the law of counts given the state.
+    """
+
+    concentration: Tensor
+    initial: Tensor
+    decay: float
+    learn: bool
+    num_states: int
+    emission: Emission
+
+
+class Simulation(NamedTuple):
+    """What one execution of the Pyro program produced.
+
+    Attributes:
+        successes: (T, N) int64; 0 where the history has no trials.
+        states: (T, N) int64, 0 (unsolved) to K - 1 (solved). While Pyro enumerates the states, its dimensions of
+            enumeration stand in between.
+    """
+
+    successes: Tensor
+    states: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SolvingProgress:
+    """Every prompt has a hidden solving state that moves by a transition matrix of its own, which is not known.
+
+    Source: DPS, Dynamics-Predictive Sampling (arXiv 2603.10887). States run from unsolved to solved; matrices are
+    [from, to] with rows that sum to one.
+
+    Args:
+        transition: the prior of every row of the transition matrix: a Dirichlet with concentration (K, K), or that
+            concentration as a tensor. Zeros in the tensor are forbidden moves; every row needs a positive entry.
+        initial: the first state: probabilities (K,), or a Dirichlet over them, lowered to its mean, which is exact as
+            only the first state depends on them. None: uniform over the K states.
+        decay: in [0, 1]; with every step the pseudo-counts C become decay * C + (1 - decay) * C0; 1 never forgets.
+            Published settings: 0.7 (MATH), 0.5 (Countdown, Geometry3k).
+        learn: learn transitions from what is observed; False fixes them at the prior's mean.
+        emission: the law of counts given the state. None: `PublishedEmission()`, for K = 3.
+
+    Raises:
+        CannotLower: a field is something that has no table for the kernels; the message says what would work.
+        ValueError, TypeError: a number is out of range, or the fields disagree about K; the message names the entry.
+    """
+
+    transition: Dirichlet | Tensor = field(default_factory=priors.uniform)
+    initial: Dirichlet | Tensor | None = None
+    decay: float = 0.7
+    learn: bool = True
+    emission: Emission | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in what is None, then check every field."""
+        concentration = self._concentration()
+        if concentration.ndim != 2 or concentration.shape[0] != concentration.shape[1] or concentration.shape[0] < 2:
+            shape = tuple(concentration.shape)
+            raise ValueError(f"transition must have concentration of shape (K, K), K >= 2; got {shape}")
+        _check_nonnegative("transition", concentration)
+        total = concentration.sum(-1)
+        checks.entries("the sum of transition", total, total > 0, "must be positive: every row needs a positive entry")
+        if self.initial is None:
+            object.__setattr__(self, "initial", priors.uniform_initial(self.num_states))
+        initial = self._initial_mean()
+        if initial.shape != (self.num_states,):
+            raise ValueError(
+                f"initial must have shape ({self.num_states},) like transition; got {tuple(initial.shape)}"
+            )
+        _check_nonnegative("initial", initial)
+        checks.entries("the sum of initial", initial.sum(), (initial.sum() - 1).abs() <= 1e-6, "must be 1 within 1e-6")
+        checks.unit_interval("decay", self.decay)
+        checks.flag("learn", self.learn)
+        if self.emission is None:
+            object.__setattr__(self, "emission", PublishedEmission())
+        if self._emission.num_states != self.num_states:
+            got = f"{type(self._emission).__name__} has {self._emission.num_states}"
+            raise ValueError(f"emission must have K = {self.num_states} states like transition; {got}")
+
+    @property
+    def num_states(self) -> int:
+        """K."""
+        return int(self._concentration().shape[-1])
+
+    def lower(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> ProgressTables:
+        """The numbers the kernels need, evaluated in float64, then cast to `dtype` (float32 or float64) on `device`.
+
+        Raises:
+            CannotLower: a positive number of the declaration, a row's sum or a mean probability is not a normal number
+                in `dtype`.
+            TypeError: `dtype` is another one.
+        """
+        concentration = self._concentration().detach().cpu()
+        total = concentration.sum(-1, keepdim=True)
+        initial = self._initial_mean().detach().cpu()
+        checks.cast("transition", total[:, 0], dtype, "the sum")
+        checks.cast("transition", concentration / total, dtype, "the mean probability")
+        return ProgressTables(
+            concentration=checks.cast("transition", concentration, dtype).to(device),
+            initial=checks.cast("initial", initial / initial.sum(), dtype).to(device),
+            decay=float(self.decay),
+            learn=self.learn,
+            num_states=self.num_states,
+            emission=self._emission,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The model as JSON-able numbers, strings and nested lists: equal exactly for models that filter alike."""
+        return {
+            "model": "SolvingProgress",
+            "transition": self._concentration().tolist(),
+            "initial": self._initial_mean().tolist(),
+            "decay": float(self.decay),
+            "learn": self.learn,
+            "emission": self._emission.describe(),
+        }
+
+    def posterior(
+        self,
+        num_prompts: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
+        first_prompt: int = 0,
+        concentration: Tensor | None = None,
+        initial: Tensor | None = None,
+    ) -> ProgressPosterior:
+        """The online state of `num_prompts` prompts under this model.
+
+        Args:
+            num_prompts: N.
+            device: where the state lives.
+            dtype: float32 or float64.
+            backend: "auto", "reference", "cpu" or "triton".
+            first_prompt: the number of row 0 within a larger pool; random draws depend on it, not on the chunking.
+            concentration: (N, K, K) priors [prompt, from, to], one for each prompt, in place of `transition`.
+            initial: (N, K) initial beliefs, one for each prompt, in place of `initial`.
+
+        Raises:
+            CannotLower: as in `lower`.
+            ValueError, TypeError: a shape or value of the per-prompt priors, or a backend that cannot be had.
+        """
+        from bayes_prompt.posteriors.progress import ProgressPosterior
+
+        return ProgressPosterior(
+            self,
+            num_prompts,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            first_prompt=first_prompt,
+            concentration=concentration,
+            initial=initial,
+        )
+
+    def pyro_model(self, history: History) -> Simulation:
+        """The generative model as a Pyro program over (steps x prompts), in float64.
+
+        Graph of one prompt, T steps::
+
+            transition ---+--------+-------- ...          initial -> state_0
+                          |        |
+            state_0 -> state_1 -> state_2 -> ...          count_t missing where history has no trials
+               |          |          |
+            count_0    count_1    count_2
+
+        Sites: `transition` (N, K, K), or where the prior has zeros one smaller Dirichlet `transition_j` for each row j
+        with more than one possible move, or none where learn=False; `initial` (N, K) where that field is a Dirichlet;
+        `state_t`, enumerated in parallel; `successes_t`, observed where `history.successes` is given and else sampled.
+        Use `max_plate_nesting=1`.
+
+        `decay` has no generative counterpart: forgetting is a device of the online filter, and this program is the
+        model whose transitions never change. With learn=False the filter is exact inference in it.
+
+        Args:
+            history: counts (T, N), or trials alone to sample from the prior predictive.
+
+        Raises:
+            ValueError: a partial group of a single trial would have to be sampled from `PublishedEmission`.
+        """
+        device = history.trials.device
+        concentration = self._concentration().to(device)
+        allowed = concentration.detach() > 0
+        counts: list[Tensor] = []
+        states: list[Tensor] = []
+        with pyro.plate("prompts", history.num_prompts, dim=-1):
+            if self.learn:
+                transition = _sample_transition(concentration, allowed)
+            else:
+                transition = concentration / concentration.sum(-1, keepdim=True)
+            logits = _log(self._sample_initial(device))
+            log_transition = _log(transition, allowed)
+            for t in pyro.markov(range(history.num_steps)):
+                if t > 0:
+                    logits = Vindex(log_transition)[..., states[-1], :]
+                state = pyro.sample(f"state_{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+                trials = history.trials[t]
+                seen = None if history.successes is None else history.successes[t].to(torch.float64)
+                law = self._emission.distribution(state, trials).mask(trials > 0)
+                counts.append(pyro.sample(f"successes_{t}", law, obs=seen))
+                states.append(state)
+        return Simulation(torch.stack(counts).long(), torch.stack(torch.broadcast_tensors(*states)))
+
+    @property
+    def _emission(self) -> Emission:
+        if isinstance(self.emission, Emission):
+            return self.emission
+        raise CannotLower(
+            f"emission is a {type(self.emission).__name__}; None, PublishedEmission(), PartitionEmission(edges) and "
+            "BetaBinomialEmission(dist.Beta(a, b)) with a and b of shape (K,) work"
+        )
+
+    def _concentration(self) -> Tensor:
+        """(K, K) float64; gradients reach the declaration."""
+        value = self.transition.concentration if isinstance(self.transition, Dirichlet) else self.transition
+        if isinstance(value, Tensor):
+            return value.to(torch.float64)
+        raise CannotLower(
+            f"transition is a {type(value).__name__}; a Dirichlet with concentration (K, K), or that concentration as "
+            "a tensor, works"
+        )
+
+    def _initial_mean(self) -> Tensor:
+        """(K,) float64 probabilities of the first state."""
+        value = self.initial
+        if isinstance(value, Dirichlet):
+            _check_nonnegative("initial", value.concentration)
+            return value.concentration.to(torch.float64) / value.concentration.to(torch.float64).sum(-1, keepdim=True)
+        if isinstance(value, Tensor):
+            return value.to(torch.float64)
+        raise CannotLower(
+            f"initial is a {type(value).__name__}; None, probabilities as a tensor (K,), or a Dirichlet with "
+            "concentration (K,) work"
+        )
+
+    def _sample_initial(self, device: torch.device) -> Tensor:
+        if isinstance(self.initial, Dirichlet):
+            concentration = self.initial.concentration.to(device, torch.float64)
+            return pyro.sample("initial", dist.Dirichlet(concentration))
+        return self._initial_mean().to(device)
+
+
+def _sample_transition(concentration: Tensor, allowed: Tensor) -> Tensor:
+    """A transition matrix for every prompt of the plate, (N, K, K), or (K, K) where no row has a choice."""
+    if bool(allowed.all()):
+        return pyro.sample("transition", dist.Dirichlet(concentration).to_event(1))
+    rows = []
+    for j, moves in enumerate(allowed):
+        place = torch.eye(len(moves), dtype=torch.float64, device=moves.device)[moves]  # (moves, K) one-hot
+        if len(place) == 1:
+            rows.append(place[0])
+        else:
+            rows.append(pyro.sample(f"transition_{j}", dist.Dirichlet(concentration[j][moves])) @ place)
+    return torch.stack(torch.broadcast_tensors(*rows), dim=-2)
+
+
+def _log(probabilities: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Logarithms that are -inf where the probability is zero for good, without a gradient of 1 / 0 there."""
+    allowed = probabilities.detach() > 0 if allowed is None else allowed
+    return torch.where(allowed, probabilities, 1.0).log().masked_fill(~allowed, -torch.inf)
+
+
+def _check_nonnegative(name: str, values: Tensor) -> None:
+    checks.entries(name, values, torch.isfinite(values) & (values >= 0), "must be finite and at least 0")

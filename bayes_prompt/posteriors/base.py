@@ -1,0 +1,337 @@
+"""The one protocol of every posterior: what a trainer observes and what an acquisition may ask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels import backend as backends
+from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.checks import IntegersLike
+
+DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of one step, sorted by prompt. Entries of one prompt are added up in the first of them, its leader.
+
+    All tensors have one entry for each observation, so that their sizes are known without asking the device.
+    """
+
+    index: Tensor  # (M,) int64, num_prompts where a device-side check refused the call
+    successes: Tensor  # (M,) int64, totals at the leaders
+    trials: Tensor  # (M,) int64, totals at the leaders, 1 elsewhere
+    leader: Tensor  # (M,) bool
+
+
+class Posterior(ABC):
+    """What is known now about N prompts, updated online.
+
+    One training step is: select, roll out, `observe`, `advance`. Time moves only in `advance`; `observe` keeps counts
+    until then. Draws are functions of (seed, step, prompt), where the prompt's number is its row plus `first_prompt`,
+    so that a chunk of a larger pool draws what the pool draws.
+
+    Tensors that the properties return are views of the live state: clone what must outlast the next `advance`.
+    """
+
+    def __init__(
+        self,
+        num_prompts: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
+        first_prompt: int = 0,
+    ) -> None:
+        for name, value, least in (("num_prompts", num_prompts, 1), ("first_prompt", first_prompt, 0)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64; got {dtype}")
+        self.num_prompts = num_prompts
+        self.first_prompt = first_prompt
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.backend = backends.resolve(backend, self.device)
+        self.step = 0
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._defer_checks = self.device.type == "cuda"
+        # One row more than there are prompts: observations refused on the device land there and are never looked at.
+        self._slot = torch.full((num_prompts + 1,), -1, dtype=torch.int32, device=self.device)
+        self._counters: dict[str, Tensor] = {
+            "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+            "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+            "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+            "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+            "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
+            "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
+            "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+            "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
+        }
+
+    # What a trainer calls
+
+    def observe(self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int) -> None:
+        """Keep the counts of rolled-out prompts until the next `advance`.
+
+        Args:
+            index: rows of the prompts, (B,) integers; a prompt may occur more than once, its counts are added.
+            successes: successful rollouts of each, (B,) integers in [0, trials].
+            trials: rollouts of each, (B,) integers or one for all, at least 1.
+
+        Raises:
+            IndexError: a row outside [0, N). TypeError: not integers. ValueError: wrong shape, or counts out of range.
+            Counts that live on a CUDA device are checked there; a bad call is left out and raises at the next read.
+        """
+        on_device = isinstance(index, Tensor) and index.device.type != "cpu"
+        if self._defer_checks and (on_device or self.device.type == "cpu"):
+            index_ = checks.integers("index", index).to(self.device)
+            size = index_.numel()
+            successes_ = checks.integers("successes", successes, size).to(self.device)
+            trials_ = checks.integers("trials", trials, size).to(self.device)
+            entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
+        else:
+            entries = checks.counts(index, successes, trials, self.num_prompts)
+        if entries[0].numel() == 0:
+            return
+        entries = (entries[0].to(self.device), entries[1].to(self.device), entries[2].to(self.device))
+        accepted = entries[0][0] < self.num_prompts
+        size = self._counters["group_size"]
+        size.copy_(torch.where(accepted, entries[2].max(), size))
+        self._pending.append((entries[0].clone(), entries[1].clone(), entries[2].clone()))
+
+    def advance(self, elapsed: float = 1.0) -> None:
+        """Let one step of time pass for all N prompts, with the counts observed since the last one.
+
+        `elapsed` scales the forgetting: a decay acts as decay ** elapsed. It must be finite and at least 0.
+        """
+        elapsed = checks.elapsed_time(elapsed)
+        counts = self._counts(self._pending)
+        rows = counts.index.clamp(max=self.num_prompts - 1)
+        self._slot[counts.index] = torch.searchsorted(counts.index, counts.index).to(torch.int32)
+        self._apply(counts, self._slot[:-1], elapsed)
+        self._slot[counts.index] = -1
+        ones = counts.leader.to(torch.int32)
+        self._counters["visits"].index_add_(0, rows, ones)
+        self._counters["solved"].index_add_(0, rows, ones * (counts.successes == counts.trials))
+        self._pending = []
+        self.step += 1
+
+    def update(
+        self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
+    ) -> None:
+        """`observe`, then `advance`; the same arguments, shapes and errors."""
+        elapsed = checks.elapsed_time(elapsed)
+        self.observe(index, successes, trials)
+        self.advance(elapsed)
+
+    def warm_start(self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int) -> None:
+        """Known pass rates as observations made before training: shapes and errors as in `observe`.
+
+        They shape the belief, and count neither as visits nor as evidence. `trials` is their weight: a rate from 128
+        rollouts of another model is better told as 8 trials. ValueError once time has moved or counts are waiting.
+        """
+        if self.step or self._pending:
+            raise ValueError(f"warm_start must come before the first observe and advance; step is {self.step}")
+        index, successes, trials = checks.counts(index, successes, trials, self.num_prompts)
+        if index.numel():
+            known = (index.to(self.device), successes.to(self.device), trials.to(self.device))
+            self._warm_start(self._counts([known]))
+
+    # What an acquisition may ask; each takes rows (B,) to answer for those alone
+
+    @abstractmethod
+    def success_rate(self, index: Tensor | None = None) -> Tensor:
+        """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
+
+    @abstractmethod
+    def informative_probability(self, trials: int, index: Tensor | None = None) -> Tensor:
+        """P(0 < successes < trials) of the coming rollouts, (N,), or (B,) for the rows `index`."""
+
+    @abstractmethod
+    def expected_variance(self, index: Tensor | None = None) -> Tensor:
+        """E[p (1 - p)], the expected variance of one reward, (N,), or (B,) for the rows `index`; at most 1/4."""
+
+    @abstractmethod
+    def entropy(self, index: Tensor | None = None) -> Tensor:
+        """Entropy of the belief in nats, (N,), or (B,) for the rows `index`."""
+
+    @abstractmethod
+    def sample_success_rate(self, seed: int, step: int) -> Tensor:
+        """One Thompson draw of every prompt's success rate, (N,): a function of (seed, step, prompt)."""
+
+    # What a logger reads
+
+    @property
+    def group_size(self) -> int:
+        """Rollouts of one prompt in the last observation; 8 before there was one."""
+        return int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
+
+    @property
+    def visits(self) -> Tensor:
+        """Steps in which each prompt was observed, (N,) int32."""
+        return self._counters["visits"]
+
+    @property
+    def solved(self) -> Tensor:
+        """Steps in which every rollout of the prompt succeeded, (N,) int32."""
+        return self._counters["solved"]
+
+    @property
+    def log_evidence(self) -> float:
+        """Sum of the log predictive probabilities of what was observed, each as the emission's own event (nats)."""
+        return float(self._read("log_evidence"))
+
+    @property
+    def log_count_evidence(self) -> float:
+        """The same sum for the counts, binomial coefficient included (nats): the one that compares models."""
+        return float(self._read("log_count_evidence"))
+
+    @property
+    def unexpected(self) -> int:
+        """Observations to which the belief gave probability zero; they are left out of the evidence."""
+        return int(self._read("unexpected"))
+
+    @property
+    def impossible(self) -> int:
+        """Observations that the transition prior forbids; they teach no transition."""
+        return int(self._read("impossible"))
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state: copies of its tensors, numbers, strings and nested dictionaries of them."""
+        self._raise_refused()
+        pending = [torch.cat(entries) for entries in zip(*self._pending, strict=True)] or [
+            torch.zeros(0, dtype=torch.int64) for _ in range(3)
+        ]
+        tensors = {**self._counters, **self._tensors()}
+        del tensors["refused"]
+        return {
+            "version": STATE_VERSION,
+            "model": self._describe(),
+            "step": self.step,
+            "pending": {name: entry.clone() for name, entry in zip(_PENDING, pending, strict=True)},
+            "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. The state of another model, size, type or version raises CheckpointError."""
+        expected = {**self._counters, **self._tensors()}
+        del expected["refused"]
+        require_keys("posterior", state, ("version", "model", "step", "pending", "tensors"))
+        if state["version"] != STATE_VERSION:
+            raise CheckpointError(f"posterior state has version {state['version']}; this package reads {STATE_VERSION}")
+        require_same("posterior", state["model"], self._describe())
+        require_keys("posterior.tensors", state["tensors"], expected)
+        for name, mine in expected.items():
+            require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
+        require_keys("posterior.pending", state["pending"], _PENDING)
+        if isinstance(state["step"], bool) or not isinstance(state["step"], int) or state["step"] < 0:
+            raise CheckpointError(f"posterior.step must be an integer of at least 0; got {state['step']!r}")
+        try:
+            pending = checks.counts(*(state["pending"][name] for name in _PENDING), self.num_prompts)
+        except (IndexError, TypeError, ValueError) as error:
+            raise CheckpointError(f"posterior.pending holds counts that cannot be: {error}") from error
+        for name, mine in expected.items():
+            mine.copy_(state["tensors"][name])
+        self._counters["refused"].zero_()
+        index, successes, trials = (entry.to(self.device) for entry in pending)
+        self._pending = [(index, successes, trials)] if index.numel() else []
+        self.step = state["step"]
+
+    # What a model's posterior must provide
+
+    @abstractmethod
+    def _describe(self) -> dict[str, Any]:
+        """What a checkpoint must agree on: the model, the number of prompts, the type."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of the belief, by name, as they are written to checkpoints."""
+
+    @abstractmethod
+    def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
+        """One step for all N prompts; slot (N,) int32 is a prompt's entry in `counts`, or -1."""
+
+    @abstractmethod
+    def _warm_start(self, counts: Counts) -> None:
+        """Shape the belief by counts that were known before training."""
+
+    # Shared inner workings
+
+    def _kernel(self, operation: str) -> ModuleType:
+        return backends.load(operation, self.backend)
+
+    def _read(self, name: str) -> Tensor:
+        self._raise_refused()
+        return self._counters[name]
+
+    def _raise_refused(self) -> None:
+        if self._defer_checks:
+            checks.raise_deferred(self._counters["refused"], self.num_prompts)
+
+    def _counts(self, entries: list[tuple[Tensor, Tensor, Tensor]]) -> Counts:
+        """Sorting makes the result independent of the order in which prompts were observed, to the last bit."""
+        if not entries:
+            none = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return Counts(none, none, none, none.bool())
+        index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
+        index, order = index.sort()
+        first = torch.searchsorted(index, index)
+        leader = (first == torch.arange(index.numel(), device=self.device)) & (index < self.num_prompts)
+        total = torch.zeros_like(index)
+        return Counts(
+            index,
+            total.index_add(0, first, successes[order]),
+            torch.where(leader, total.index_add(0, first, trials[order]), 1),
+            leader,
+        )
+
+
+_PENDING = ("index", "successes", "trials")
+
+
+def require_keys(name: str, state: Mapping[str, Any], keys: Any) -> None:
+    """CheckpointError unless `state` is a mapping with exactly these keys."""
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{name} state must be a dictionary; got {type(state).__name__}")
+    missing, extra = sorted(set(keys) - set(state)), sorted(set(state) - set(keys))
+    if missing or extra:
+        raise CheckpointError(f"{name} state has missing entries {missing} and unknown entries {extra}")
+
+
+def require_same(name: str, theirs: Any, mine: Any) -> None:
+    """CheckpointError that names the first entry in which two descriptions differ."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        for key in sorted({*theirs, *mine}):
+            if key not in theirs or key not in mine:
+                raise CheckpointError(f"{name}.{key} is only in {'the checkpoint' if key in theirs else 'this object'}")
+            require_same(f"{name}.{key}", theirs[key], mine[key])
+    elif theirs != mine:
+        raise CheckpointError(f"checkpoint of another {name}: it has {theirs!r}, here it is {mine!r}")
+
+
+def require_like(name: str, theirs: Any, mine: Tensor) -> None:
+    """CheckpointError unless a tensor has the shape and type of mine and is finite."""
+    if not isinstance(theirs, Tensor):
+        raise CheckpointError(f"{name} must be a tensor; got {type(theirs).__name__}")
+    if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+        raise CheckpointError(
+            f"{name} must be {mine.dtype} of shape {tuple(mine.shape)}; "
+            f"got {theirs.dtype} of shape {tuple(theirs.shape)}"
+        )
+    if theirs.is_floating_point() and not bool(torch.isfinite(theirs).all()):
+        row = int((~torch.isfinite(theirs)).reshape(-1).nonzero()[0])
+        raise CheckpointError(f"{name} must be finite; entry {row} is {float(theirs.reshape(-1)[row])}")

@@ -1,0 +1,147 @@
+"""Checks of what users pass in. Nothing is changed before every check has passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IntegersLike: TypeAlias = Tensor | np.ndarray | Sequence[int]
+
+# What a device-side check found, as (code, entry, value); code 0 is "nothing".
+_DEFERRED = {
+    1: "index[{row}] = {value} of an earlier call is outside [0, {num_prompts})",
+    2: "trials[{row}] = {value} of an earlier call must be at least 1",
+    3: "successes[{row}] = {value} of an earlier call must lie in [0, trials]",
+}
+
+
+def integers(name: str, values: IntegersLike | int, size: int | None = None) -> Tensor:
+    """`values` as an int64 tensor of shape (B,), on the device where it is. A single int fills `size` entries.
+
+    Raises TypeError for floats and booleans, ValueError for a wrong shape.
+    """
+    if isinstance(values, int | np.integer) and not isinstance(values, bool):
+        if size is None:
+            raise TypeError(f"{name} must be a one-dimensional array of integers; got the single number {values}")
+        return torch.full((size,), int(values), dtype=torch.int64)
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a one-dimensional array of integers; got {type(values).__name__}") from error
+    if tensor.numel() == 0 and not isinstance(values, Tensor | np.ndarray):
+        tensor = tensor.to(torch.int64)  # an empty list has no type of its own
+    if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"{name} must hold integers; got {tensor.dtype}")
+    if tensor.ndim == 0 and size is not None:
+        tensor = tensor.expand(size)
+    if tensor.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; got shape {tuple(tensor.shape)}")
+    if size is not None and tensor.numel() != size:
+        raise ValueError(f"{name} must have {size} entries, one for each of index; got {tensor.numel()}")
+    return tensor.to(torch.int64)
+
+
+def rows(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
+    """Row numbers (B,) as an int64 CPU tensor; IndexError names the first one outside [0, num_prompts)."""
+    tensor = integers(name, index).cpu()
+    _refuse_first(tensor, (tensor < 0) | (tensor >= num_prompts), IndexError, name, f"must lie in [0, {num_prompts})")
+    return tensor
+
+
+def counts(
+    index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, num_prompts: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Observed counts, each (B,) int64 on the CPU, or the error that names the first bad row."""
+    index_ = rows("index", index, num_prompts)
+    successes_ = integers("successes", successes, index_.numel()).cpu()
+    trials_ = integers("trials", trials, index_.numel()).cpu()
+    _refuse_first(trials_, trials_ < 1, ValueError, "trials", "must be at least 1")
+    bad = (successes_ < 0) | (successes_ > trials_)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"successes[{row}] = {int(successes_[row])} must lie in [0, trials] = [0, {int(trials_[row])}]"
+        )
+    return index_, successes_, trials_
+
+
+def deferred_counts(
+    index: Tensor, successes: Tensor, trials: Tensor, num_prompts: int, found: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same check without reading anything back from the device.
+
+    A call with a bad row is turned into one that observes nothing (index = num_prompts, a row that no prompt has), and
+    `found` (3,) int64 keeps the first such row as (code, entry, value) until `raise_deferred` reads it.
+    """
+    code = torch.zeros_like(index)
+    code = torch.where((successes < 0) | (successes > trials), 3, code)
+    code = torch.where(trials < 1, 2, code)
+    code = torch.where((index < 0) | (index >= num_prompts), 1, code)
+    if index.numel() == 0:
+        return index, successes, trials
+    first = (code > 0).to(torch.int8).argmax()
+    value = torch.stack([torch.zeros_like(index), index, trials, successes]).gather(0, code[None])[0]
+    report = torch.stack([code[first], first, value[first]])
+    bad = report[0] > 0
+    found.copy_(torch.where((found[0] == 0) & bad, report, found))
+    return (
+        torch.where(bad, num_prompts, index),
+        torch.where(bad, 0, successes),
+        torch.where(bad, 1, trials),
+    )
+
+
+def raise_deferred(found: Tensor, num_prompts: int) -> None:
+    """Raise the error that `deferred_counts` kept, once; the bad call itself changed nothing."""
+    code, row, value = found.tolist()
+    if not code:
+        return
+    found.zero_()
+    message = _DEFERRED[code].format(row=row, value=value, num_prompts=num_prompts) + "; that call was left out"
+    raise IndexError(message) if code == 1 else ValueError(message)
+
+
+def group_size(name: str, trials: int) -> int:
+    """A number of rollouts of one prompt: an integer of at least 1."""
+    if isinstance(trials, bool) or not isinstance(trials, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {type(trials).__name__}")
+    if trials < 1:
+        raise ValueError(f"{name} must be at least 1; got {trials}")
+    return int(trials)
+
+
+def elapsed_time(elapsed: float) -> float:
+    """Time that passes in one `advance`: finite and not negative."""
+    if isinstance(elapsed, bool) or not isinstance(elapsed, int | float | np.floating | np.integer):
+        raise TypeError(f"elapsed must be a number; got {type(elapsed).__name__}")
+    if not math.isfinite(elapsed) or elapsed < 0:
+        raise ValueError(f"elapsed must be finite and at least 0; got {elapsed}")
+    return float(elapsed)
+
+
+def counts_from_rewards(
+    rewards: Tensor | np.ndarray | Sequence[Sequence[float]], threshold: float
+) -> tuple[Tensor, int]:
+    """Rewards (B, G) in [0, 1] as successes (B,) int64 and trials G; a reward >= threshold is a success."""
+    tensor = rewards if isinstance(rewards, Tensor) else torch.as_tensor(np.asarray(rewards))
+    if tensor.is_complex():
+        raise TypeError(f"rewards must be real numbers; got {tensor.dtype}")
+    if tensor.ndim != 2 or tensor.shape[1] < 1:
+        raise ValueError(f"rewards must have shape (B, G) with G >= 1; got {tuple(tensor.shape)}")
+    values = tensor.to(torch.float64)
+    bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
+    if bad.any():
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(f"rewards[{row}, {column}] = {float(values[row, column])} must be finite and lie in [0, 1]")
+    return (values >= threshold).sum(1), tensor.shape[1]
+
+
+def _refuse_first(values: Tensor, bad: Tensor, kind: type[Exception], name: str, accepted: str) -> None:
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise kind(f"{name}[{row}] = {int(values[row])} {accepted}")

@@ -1,0 +1,99 @@
+"""Published ways of choosing prompts, by name. Each gives a `PromptSelector` that is ready for a trainer.
+
+Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `first_prompt` (of the posterior) and
+`success_threshold`, `on_shortage`, `allow_in_flight` and `ids` (of the selector).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+
+from bayes_prompt.acquisition import (
+    Acquisition,
+    EntropyBonus,
+    HistoryResampling,
+    PartialProbability,
+    TargetSuccessRate,
+    Uniform,
+)
+from bayes_prompt.models.progress import SolvingProgress
+from bayes_prompt.models.success_rate import SuccessRate
+from bayes_prompt.selector import PromptSelector
+
+_POSTERIOR_OPTIONS = ("device", "dtype", "backend", "first_prompt")
+
+
+def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Any) -> PromptSelector:
+    """Uniformly random prompts: the baseline. A Beta posterior (decay 0.5) watches, so that the metrics are there too.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
+    """
+    return _selector(SuccessRate(dist.Beta(1.0, 1.0), decay=0.5), Uniform(), num_prompts, batch_size, seed, options)
+
+
+def history_resampling(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Any) -> PromptSelector:
+    """Shuffled epochs; a prompt that was fully solved sits out the next one.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
+    """
+    # With decay 0 the posterior is the prior plus the last counts alone: what this method remembers.
+    model = SuccessRate(dist.Beta(1.0, 1.0), decay=0.0)
+    return _selector(model, HistoryResampling(), num_prompts, batch_size, seed, options)
+
+
+def mopps(
+    *,
+    num_prompts: int,
+    batch_size: int,
+    seed: int = 0,
+    decay: float = 0.5,
+    target: float = 0.5,
+    prior: Any = None,
+    **options: Any,
+) -> PromptSelector:
+    """MoPPS (arXiv 2507.04632): Beta posteriors with forgetting, Thompson draws nearest to a target success rate.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice. decay: in [0, 1], 1 never forgets.
+    target: in [0, 1]. prior: a Beta, by default the uniform one.
+    """
+    model = SuccessRate(dist.Beta(1.0, 1.0) if prior is None else prior, decay=decay)
+    return _selector(model, TargetSuccessRate(target), num_prompts, batch_size, seed, options)
+
+
+def dps(
+    *,
+    num_prompts: int,
+    batch_size: int,
+    seed: int = 0,
+    decay: float = 0.7,
+    transition: Any = None,
+    initial: Any = None,
+    entropy_weight: float = 0.0,
+    **options: Any,
+) -> PromptSelector:
+    """DPS (arXiv 2603.10887): a hidden Markov model of each prompt's progress; those most surely partially solved.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice. decay: in [0, 1], 1 never forgets.
+    transition, initial: priors of `SolvingProgress`, by default uniform. entropy_weight: of "topk+entropy".
+    """
+    given = {"transition": transition, "initial": initial}
+    priors = {name: prior for name, prior in given.items() if prior is not None}
+    acquisition: Acquisition = PartialProbability()
+    if entropy_weight:
+        acquisition = acquisition + EntropyBonus(entropy_weight)
+    return _selector(SolvingProgress(decay=decay, **priors), acquisition, num_prompts, batch_size, seed, options)
+
+
+def _selector(
+    model: SolvingProgress | SuccessRate,
+    acquisition: Acquisition,
+    num_prompts: int,
+    batch_size: int,
+    seed: int,
+    options: dict[str, Any],
+) -> PromptSelector:
+    of_posterior = {name: options.pop(name) for name in _POSTERIOR_OPTIONS if name in options}
+    posterior = model.posterior(num_prompts, **of_posterior)
+    return PromptSelector(posterior, acquisition, batch_size, seed, **options)

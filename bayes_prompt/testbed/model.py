@@ -1,0 +1,93 @@
+"""The policy: a character-level Llama of about a million weights, built here (nothing is downloaded)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bayes_prompt.testbed.tasks import ALPHABET, MAX_ANSWER
+
+#: Tokens sampled per completion: the longest answer and the end.
+MAX_NEW_TOKENS = MAX_ANSWER + 1
+_SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Width and depth of the Llama; the default has 1.06 million weights."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 512
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character; prompts get a `<s>` in front and are padded on the left."""
+    vocabulary = {token: number for number, token in enumerate([*_SPECIAL.values(), *ALPHABET])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_SPECIAL["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side="left", clean_up_tokenization_spaces=False, **_SPECIAL
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, size: ModelSize, seed: int) -> LlamaForCausalLM:
+    """A fresh Llama with float32 weights on the CPU that are a function of `seed`; the global generator is left alone."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=128,
+        attention_dropout=0.0,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def sample(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    samples: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 1024,
+) -> list[list[str]]:
+    """`samples` completions of every prompt, as text, in the order of the prompts.
+
+    Drawn in batches of `batch_size` completions from the generator seeded with `seed`; the global one is left alone.
+    """
+    completions: list[str] = []
+    rows = [text for text in prompts for _ in range(samples)]
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for start in range(0, len(rows), batch_size):
+            inputs = tokenizer(
+                rows[start : start + batch_size], return_tensors="pt", padding=True, return_token_type_ids=False
+            )
+            tokens = model.generate(
+                **inputs, do_sample=True, temperature=temperature, top_k=0, max_new_tokens=MAX_NEW_TOKENS
+            )
+            width = inputs["input_ids"].shape[1]
+            completions += tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+    model.train(was_training)
+    return [completions[start : start + samples] for start in range(0, len(rows), samples)]

@@ -1,0 +1,155 @@
+"""Verifiable tasks of graded difficulty, made by a procedure: nine families, four levels each.
+
+Every task is one short line of text that ends in "=", and its verifier reads what the model wrote after it. Tasks are a
+function of the seed alone. Texts never repeat within a pool, and held-out texts never occur in the training pool.
+
+    add 37+85=     sub 37-85=     mul 7*12=      mod 85%7=     max 37,85,12=
+    sort 40315=    rev hqbz=      cnt a:abcab=   cd 3,4,2:14=  (Countdown: 3*4+2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from random import Random
+from string import ascii_lowercase
+
+from bayes_prompt.testbed.countdown import Countdown, evaluate
+
+LEVELS = 4
+#: The characters that prompts and answers are made of.
+ALPHABET = "0123456789" + ascii_lowercase + "+-*/%(),:= "
+#: No answer is longer than this many characters.
+MAX_ANSWER = 12
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt with its verifier.
+
+    text: the prompt.  family, level: which generator made it; levels run from 1 (easy) to LEVELS.  answer: a correct
+    completion, for supervised warm start.  puzzle: set where many answers are right.
+    """
+
+    text: str
+    family: str
+    level: int
+    answer: str
+    puzzle: Countdown | None = None
+
+    def reward(self, completion: str) -> float:
+        """1.0 when the completion is a correct answer (spaces around it are forgiven) and 0.0 for any other string."""
+        if self.puzzle is not None:
+            return float(self.puzzle.accepts(completion))
+        return float(completion.strip(" ") == self.answer)
+
+
+def _digits(rng: Random, count: int) -> int:
+    """A number of exactly `count` digits (0 counts as one digit)."""
+    return rng.randrange(10 ** (count - 1) if count > 1 else 0, 10**count)
+
+
+def _add(rng: Random, level: int) -> Task:
+    a, b = _digits(rng, level), _digits(rng, level)
+    return Task(f"{a}+{b}=", "add", level, str(a + b))
+
+
+def _sub(rng: Random, level: int) -> Task:
+    a, b = _digits(rng, level), _digits(rng, level)
+    return Task(f"{a}-{b}=", "sub", level, str(a - b))
+
+
+def _mul(rng: Random, level: int) -> Task:
+    a, b = _digits(rng, (level + 1) // 2), _digits(rng, 1 + level // 2)
+    return Task(f"{a}*{b}=", "mul", level, str(a * b))
+
+
+def _mod(rng: Random, level: int) -> Task:
+    a, b = _digits(rng, 1 + level // 2), rng.randrange(2, 10) if level < 4 else rng.randrange(10, 50)
+    return Task(f"{a}%{b}=", "mod", level, str(a % b))
+
+
+def _max(rng: Random, level: int) -> Task:
+    numbers = [_digits(rng, 1 + level // 2) for _ in range(1 + level)]
+    return Task(f"max {','.join(map(str, numbers))}=", "max", level, str(max(numbers)))
+
+
+def _sort(rng: Random, level: int) -> Task:
+    digits = [rng.choice("0123456789") for _ in range(2 * level)]
+    return Task(f"sort {''.join(digits)}=", "sort", level, "".join(sorted(digits)))
+
+
+def _rev(rng: Random, level: int) -> Task:
+    word = "".join(rng.choice(ascii_lowercase) for _ in range(1 + 2 * level))
+    return Task(f"rev {word}=", "rev", level, word[::-1])
+
+
+def _cnt(rng: Random, level: int) -> Task:
+    word = "".join(rng.choice("abcd") for _ in range(3 * level))
+    letter = rng.choice("abcd")
+    return Task(f"cnt {letter}:{word}=", "cnt", level, str(word.count(letter)))
+
+
+def _countdown(rng: Random, level: int) -> Task:
+    """Levels 1 and 2 have two numbers, 3 has three and 4 four; the target is what a random expression gives."""
+    while True:
+        numbers = [rng.randrange(1, 10 if level == 1 else 20) for _ in range(max(2, level))]
+        expression = str(numbers[0])
+        for number in numbers[1:]:
+            expression += rng.choice("+-" if level == 1 else "+-*") + str(number)
+        target, _ = evaluate(expression)
+        if 0 <= target < 100 and len(expression) <= MAX_ANSWER:
+            break
+    given = tuple(rng.sample(numbers, len(numbers)))
+    text = f"cd {','.join(map(str, given))}:{target}="
+    return Task(text, "cd", level, expression, Countdown(given, int(target)))
+
+
+#: Family name -> generator(rng, level).
+FAMILIES: dict[str, Callable[[Random, int], Task]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "mod": _mod,
+    "max": _max,
+    "sort": _sort,
+    "rev": _rev,
+    "cnt": _cnt,
+    "cd": _countdown,
+}
+
+
+def stream(seed: int | str, exclude: Collection[str] = ()) -> Iterator[Task]:
+    """Tasks without end, every family and level equally often; texts may repeat, those in `exclude` never occur."""
+    rng = Random(f"bayes_prompt tasks {seed}")  # a string seed: hashed the same by every Python
+    cells = [(make, level) for make in FAMILIES.values() for level in range(1, LEVELS + 1)]
+    while True:
+        rng.shuffle(cells)
+        for make, level in cells:
+            task = make(rng, level)
+            if task.text not in exclude:
+                yield task
+
+
+def make_tasks(count: int, seed: int | str, exclude: Collection[str] = ()) -> list[Task]:
+    """`count` tasks with distinct texts, none of them in `exclude`; a smaller count gives a prefix of a larger one.
+
+    Families and levels occur equally often until the small ones (there are only 100 sums of two digits) run out. Raises
+    ValueError when `count` is negative or far beyond the number of distinct tasks.
+    """
+    if count < 0:
+        raise ValueError(f"count must be >= 0, got {count}")
+    tasks: dict[str, Task] = {}
+    for drawn, task in enumerate(stream(seed, exclude)):
+        if len(tasks) >= count:
+            break
+        if drawn > 100 * (count + 100):
+            raise ValueError(f"count = {count} is more than there are distinct tasks; only {len(tasks)} were found")
+        tasks.setdefault(task.text, task)
+    return list(tasks.values())
+
+
+def make_split(prompts: int, held_out: int, seed: int) -> tuple[list[Task], list[Task]]:
+    """(training pool, held-out tasks), disjoint. The held-out tasks do not depend on the size of the pool."""
+    kept = make_tasks(held_out, f"{seed} held out")
+    return make_tasks(prompts, f"{seed} training", exclude={task.text for task in kept}), kept

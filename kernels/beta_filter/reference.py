@@ -1,0 +1,45 @@
+"""The definition of the decayed Beta filter, in float64 torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels.beta_filter import check_arguments
+
+
+def advance(
+    alpha: Tensor,
+    beta: Tensor,
+    prior_alpha: Tensor,
+    prior_beta: Tensor,
+    slot: Tensor,
+    index: Tensor,
+    successes: Tensor,
+    trials: Tensor,
+    decay: float,
+    decay_unobserved: bool,
+) -> None:
+    """Advance N Beta beliefs about a success rate by one step, in place (MoPPS, arXiv 2507.04632).
+
+    alpha, beta: (N,) parameters, updated: a' = decay * a + (1 - decay) * a0 + successes, b' likewise with the failures.
+    prior_alpha, prior_beta: (1,) or (N,) parameters a0, b0 that the decay returns to.
+    slot: (N,) int32, -1 where the prompt was not observed, else its entry of the next three.
+    index: (M,) int64 prompts; entry m counts only if slot[index[m]] is m, and nowhere if index[m] lies outside [0, N).
+    successes, trials: (M,) int64 counts.
+    decay: in [0, 1]; 1 forgets nothing.
+    decay_unobserved: whether unobserved prompts return to the prior too, or keep their parameters.
+
+    Float tensors are all float32 or all float64; arithmetic is float64 throughout. Raises TypeError or ValueError for a
+    wrong dtype, shape, device or layout.
+    """
+    check_arguments(alpha, beta, prior_alpha, prior_beta, slot, index, successes, trials, decay)
+    entries = ((index >= 0) & (index < len(alpha))).nonzero().squeeze(1)
+    entries = entries[slot[index[entries]] == entries]
+    rows = index[entries]
+    moved = torch.full_like(slot, decay_unobserved, dtype=torch.bool)
+    moved[rows] = True
+    for parameter, prior, counts in ((alpha, prior_alpha, successes), (beta, prior_beta, trials - successes)):
+        decayed = decay * parameter.double() + (1.0 - decay) * prior.double()
+        decayed[rows] += counts[entries]
+        parameter.copy_(torch.where(moved, decayed, parameter.double()))

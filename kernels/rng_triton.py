@@ -1,0 +1,59 @@
+"""`rng` as Triton functions, bit-equal: words are uint32 tensors.
+
+An implementation of our own rather than `tl.philox`: the words are a contract, whatever the version of Triton.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from bayes_prompt.kernels import rng
+
+TIE = tl.constexpr(rng.TIE)
+STATE = tl.constexpr(rng.STATE)
+BETA = tl.constexpr(rng.BETA)
+BOOST = tl.constexpr(rng.BOOST)
+_MULTIPLIER_0 = tl.constexpr(rng.MULTIPLIERS[0])
+_MULTIPLIER_1 = tl.constexpr(rng.MULTIPLIERS[1])
+_WEYL_0 = tl.constexpr(rng.WEYL[0])
+_WEYL_1 = tl.constexpr(rng.WEYL[1])
+_MASK = tl.constexpr(rng.MASK)
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    """Philox4x32-10: four uint32 tensors under two uint64 words below 2**32 (scalars)."""
+    for _ in tl.static_range(10):
+        p0 = c0.to(tl.uint64) * _MULTIPLIER_0  # of 32-bit factors: one wide multiplication
+        p1 = c2.to(tl.uint64) * _MULTIPLIER_1
+        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32)
+        c1 = p1.to(tl.uint32)
+        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32)
+        c3 = p0.to(tl.uint32)
+        k0 = (k0 + _WEYL_0) & _MASK
+        k1 = (k1 + _WEYL_1) & _MASK
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def words(seed, step, prompt, stream: tl.constexpr, attempt):  # type: ignore[no-untyped-def]
+    """The four words of `rng.words` for a block of int64 prompt numbers; seed and step int64 scalars, attempt an int32 one."""
+    c0 = (prompt & _MASK).to(tl.uint32)
+    c1 = (prompt >> 32).to(tl.uint32)
+    c2 = tl.zeros_like(c0) + step.to(tl.uint32)
+    c3 = tl.zeros_like(c0) + ((stream << 24) + attempt)
+    return philox(c0, c1, c2, c3, (seed & _MASK).to(tl.uint64), (seed >> 32).to(tl.uint64))
+
+
+@triton.jit
+def tie_keys(seed, step, prompt):  # type: ignore[no-untyped-def]
+    """The 63-bit keys of `rng.tie_keys` for a block of int64 prompt numbers, as int64."""
+    w0, w1, _, _ = words(seed, step, prompt, TIE, 0)
+    return (w0.to(tl.int64) << 31) | (w1 >> 1).to(tl.int64)
+
+
+@triton.jit
+def uniform(word, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`rng.uniform`: one rounding, in the conversion of an integer."""
+    return (word.to(tl.int64) * 2 + 1).to(dtype) * 1.1641532182693481e-10  # 2**-33

@@ -1,0 +1,90 @@
+"""Thompson draws: the definition, in float64 torch. Row n of every call draws for prompt number first_prompt + n."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels import rng
+
+MAX_ATTEMPTS = 64  # a shape of at least 1 is accepted with probability above 0.95, so that 64 refusals never happen
+MIN_SHAPE = 1e-30  # smaller parameters would overflow log(u) / a; a Beta this narrow is a coin already
+SERIES_TERMS = 12
+SERIES_BELOW = 1 / 32  # 12 terms leave (1/32)**12 ~ 1e-18 relative to the first
+
+
+def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+    """Write one draw from Beta(alpha[n], beta[n]) into out[n]; all (N,) float32 or float64, parameters positive and finite.
+
+    Draws lie in [0, 1] and are never NaN, for parameters from 1e-6 to 1e10. The draw is logistic(log X - log Y) with gamma
+    variates X and Y of shapes alpha and beta. Source: Marsaglia and Tsang, "A simple method for generating gamma variables",
+    ACM TOMS 26(3), 2000, algorithm of section 3; shapes below 1 by X(a) = X(a + 1) U**(1/a), their section 6.
+    Raises ValueError when seed, step or first_prompt is out of range.
+    """
+    rng.check(seed, step, first_prompt)
+    prompts = torch.arange(first_prompt, first_prompt + len(alpha), device=alpha.device)
+    a, b = alpha.double().clamp_min(MIN_SHAPE), beta.double().clamp_min(MIN_SHAPE)
+    (d_a, c_a), (d_b, c_b) = _constants(a), _constants(b)
+    y_a, y_b = torch.zeros_like(a), torch.zeros_like(b)
+    open_a, open_b = torch.ones_like(a, dtype=torch.bool), torch.ones_like(b, dtype=torch.bool)
+    for attempt in range(MAX_ATTEMPTS):
+        rows = (open_a | open_b).nonzero().squeeze(1)
+        if len(rows) == 0:
+            break
+        u = [rng.uniform(word, torch.float64) for word in rng.words(seed, step, prompts[rows], rng.BETA, attempt)]
+        radius, angle = (-2 * u[0].log()).sqrt(), 2 * math.pi * u[1]  # Box-Muller: one normal for each gamma
+        for d, c, y, still, x, chance in (
+            (d_a, c_a, y_a, open_a, radius * angle.cos(), u[2]),
+            (d_b, c_b, y_b, open_b, radius * angle.sin(), u[3]),
+        ):
+            proposal = c[rows] * x
+            accepted = still[rows] & _accepts(proposal, d[rows], chance)
+            y[rows] = torch.where(accepted, proposal, y[rows])
+            still[rows] &= ~accepted
+    logit = (d_a / d_b).log() + 3 * (y_a.log1p() - y_b.log1p())
+    boost_a, boost_b, _, _ = rng.words(seed, step, prompts, rng.BOOST)
+    logit += torch.where(a < 1, rng.uniform(boost_a, torch.float64).log() / a, 0)
+    logit -= torch.where(b < 1, rng.uniform(boost_b, torch.float64).log() / b, 0)
+    out.copy_(logit.sigmoid())
+
+
+def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+    """Write a state drawn from belief[:, n] into out[n]; belief (K, N) float32 or float64, not negative, out (N,) int64.
+
+    The state is the first whose cumulative belief exceeds u times the total, so that sums that end below 1 are right; a
+    state of belief 0 is never drawn, and a column without a positive belief gives -1.
+    Raises ValueError when seed, step or first_prompt is out of range.
+    """
+    rng.check(seed, step, first_prompt)
+    prompts = torch.arange(first_prompt, first_prompt + belief.shape[1], device=belief.device)
+    word, _, _, _ = rng.words(seed, step, prompts, rng.STATE)
+    cumulative = belief.double().cumsum(0)
+    target = rng.uniform(word, torch.float64) * cumulative[-1]
+    out.fill_(-1)
+    drawn = torch.zeros_like(out, dtype=torch.bool)
+    for state in range(len(belief)):
+        positive = belief[state] > 0
+        out[positive & ~drawn] = state  # the last positive state, where rounding leaves the target beyond every sum
+        drawn |= positive & (cumulative[state] > target)
+
+
+def _constants(shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Marsaglia and Tsang's d and c, for shape + 1 where the shape is below 1."""
+    d = torch.where(shape < 1, shape + 1, shape) - 1 / 3
+    return d, 1 / (9 * d).sqrt()
+
+
+def _accepts(y: Tensor, d: Tensor, u: Tensor) -> Tensor:
+    """Marsaglia and Tsang's test: v = 1 + y > 0 and log u < x**2 / 2 + d (1 - v**3 + 3 log v), where y = c x.
+
+    As x**2 / 2 = 9 d y**2 / 2, the right side is 3 d (log(1 + y) - y + y**2 / 2 - y**3 / 3): the parts that cancel are taken
+    out by hand, for at a shape of 1e10 rounding would leave nothing else. The rest is a series in y that starts with y**4.
+    """
+    series = torch.zeros_like(y)
+    for power in range(SERIES_TERMS + 3, 3, -1):
+        series = series * y + (-1.0) ** (power + 1) / power
+    direct = y.clamp_min(-1).log1p() - y * (1 - y * (1 / 2 - y / 3))
+    rest = torch.where(y.abs() < SERIES_BELOW, series * y**4, direct)
+    return (y > -1) & (u.log() < 3 * d * rest)

@@ -1,0 +1,56 @@
+"""How the compiled CPU kernels are compiled and spread over threads.
+
+Kernels are compiled without `parallel=True`: they release the GIL and Python threads call them on ranges of rows. Numba's own
+threading layers end the process when two threads call at once (workqueue) or when a process that used them forks (GNU
+OpenMP), both of which a trainer does; and a kernel without them compiles several times faster.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+import numba
+import torch
+
+Result = TypeVar("Result")
+MIN_ROWS = 1 << 14  # below this a range is not worth handing to a thread (tens of microseconds)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with numba when first called, releasing the GIL, IEEE arithmetic, cached on disk where there is a place for it.
+
+    The cache of a kernel knows its own source file only: after a change to a function of another file that it calls, touch it.
+    """
+    try:
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+    except RuntimeError:  # nowhere to write: numba raises already here
+        return numba.njit(function, nogil=True, error_model="numpy")
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile into whoever calls it, so that a loop around the call can become vector instructions."""
+    return numba.njit(function, forceinline=True, error_model="numpy")
+
+
+def over_rows(rows: int, task: Callable[[int, int], Result], pieces_a_thread: int = 1) -> list[Result]:
+    """Call task(start, stop) on consecutive ranges that make up range(rows), in `torch.get_num_threads()` threads.
+
+    Returns the results in the order of the ranges; more pieces than one a thread even out rows of unequal cost. `task` must
+    not depend on how the rows are split.
+    """
+    threads = min(torch.get_num_threads(), max(1, rows // MIN_ROWS))
+    if threads == 1:
+        return [task(0, rows)]
+    pieces = threads * pieces_a_thread
+    edges = [rows * piece // pieces for piece in range(pieces + 1)]
+    return list(_pool(os.getpid(), threads).map(task, edges[:-1], edges[1:]))
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    # One for each process: a forked child has none of its parent's threads.
+    return ThreadPoolExecutor(threads, thread_name_prefix="bayes_prompt")

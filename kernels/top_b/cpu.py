@@ -1,0 +1,126 @@
+"""The exact pick on the CPU: one pass over the scores, a bounded heap for each range of rows, one small sort at the end.
+
+A range is read in blocks. A block without a score that reaches the heap's worst costs one vectorised comparison a row;
+keys are computed only for rows that enter the heap or tie with its worst row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.rng_cpu import tie_key
+from bayes_prompt.kernels.threads import compiled, inlined, over_rows
+
+_BLOCK = 128
+
+
+def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
+    """See `reference.top_b`."""
+    rng.check(seed, step, first_prompt)
+    if batch < 0:
+        raise ValueError(f"batch must not be negative, got {batch}")
+    value = scores.detach().numpy()
+    mask = None if allowed is None else allowed.numpy()
+
+    def best(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        part = None if mask is None else mask[start:stop]
+        size = min(batch, stop - start)
+        score, key, row = np.empty(size, value.dtype), np.empty(size, np.int64), np.empty(size, np.int64)
+        count = _collect(value[start:stop], part, seed, step, first_prompt + start, score, key, row)
+        return score[:count], key[:count], row[:count] + start
+
+    # Every range holds its own `batch` best, so that what remains does not depend on the ranges.
+    score, key, row = map(np.concatenate, zip(*over_rows(len(value), best), strict=True))
+    missing = np.isnan(score)
+    order = np.lexsort((row, key, -np.where(missing, 0, score), missing))[:batch]
+    picked = torch.full((batch,), -1, dtype=torch.int64)
+    picked[: len(order)] = torch.from_numpy(row[order])
+    return picked
+
+
+@inlined
+def _before(score, key, row, other_score, other_key, other_row):  # type: ignore[no-untyped-def]
+    """Whether a row ranks before another one."""
+    if score > other_score:
+        return True
+    if score < other_score:
+        return False
+    if np.isnan(score) != np.isnan(other_score):
+        return np.isnan(other_score)
+    return key < other_key or (key == other_key and row < other_row)
+
+
+@compiled
+def _collect(scores, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row):  # type: ignore[no-untyped-def]
+    """Fill the heap, its worst row at the root, with the best allowed rows; returns how many there are."""
+    capacity, count = len(heap_score), 0
+    keys = np.empty(_BLOCK, np.int64)
+    if capacity == 0:
+        return count
+    for start in range(0, len(scores), _BLOCK):
+        stop = min(start + _BLOCK, len(scores))
+        worst, hits = heap_score[0], stop - start
+        if count == capacity:
+            hits = 0
+            for row in range(start, stop):  # no branch, so that it becomes vector instructions; NaN counts as a hit
+                hits += not scores[row] < worst
+            if hits == 0:
+                continue
+        ahead = hits > _BLOCK // 8  # many keys are cheaper together, again as vector instructions
+        if ahead:
+            for row in range(start, stop):
+                keys[row - start] = tie_key(seed, step, first_prompt + row)
+        for row in range(start, stop):
+            score = scores[row]
+            if count == capacity and score < heap_score[0]:
+                continue
+            if allowed is not None and not allowed[row]:
+                continue
+            key = keys[row - start] if ahead else tie_key(seed, step, first_prompt + row)
+            if count < capacity:
+                hole = _rise(score, key, row, heap_score, heap_key, heap_row, count)
+                count += 1
+            elif _before(score, key, row, heap_score[0], heap_key[0], heap_row[0]):
+                hole = _sink(score, key, row, heap_score, heap_key, heap_row)
+            else:
+                continue
+            heap_score[hole], heap_key[hole], heap_row[hole] = score, key, row
+    return count
+
+
+@compiled
+def _rise(score, key, row, heap_score, heap_key, heap_row, hole):  # type: ignore[no-untyped-def]
+    """Where a row goes that is added as leaf number `hole`; the rows on its way move down."""
+    while hole > 0:
+        parent = (hole - 1) // 2
+        if not _before(heap_score[parent], heap_key[parent], heap_row[parent], score, key, row):
+            break
+        _move(heap_score, heap_key, heap_row, parent, hole)
+        hole = parent
+    return hole
+
+
+@compiled
+def _sink(score, key, row, heap_score, heap_key, heap_row):  # type: ignore[no-untyped-def]
+    """Where a row goes that replaces the root; the rows on its way move up."""
+    hole = 0
+    while 2 * hole + 1 < len(heap_score):
+        child, right = 2 * hole + 1, 2 * hole + 2
+        if right < len(heap_score) and _before(
+            *(heap_score[child], heap_key[child], heap_row[child]),
+            *(heap_score[right], heap_key[right], heap_row[right]),
+        ):
+            child = right  # the worse of the two
+        if not _before(score, key, row, heap_score[child], heap_key[child], heap_row[child]):
+            break
+        _move(heap_score, heap_key, heap_row, child, hole)
+        hole = child
+    return hole
+
+
+@inlined
+def _move(heap_score, heap_key, heap_row, source, target):  # type: ignore[no-untyped-def]
+    heap_score[target], heap_key[target], heap_row[target] = heap_score[source], heap_key[source], heap_row[source]

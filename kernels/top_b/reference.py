@@ -1,0 +1,31 @@
+"""The exact pick of the B best rows with random ties: the definition, one full sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels import rng
+
+
+def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
+    """The `batch` best allowed rows of `scores`, best first, as (batch,) int64 on the device of `scores`.
+
+    Order: score descending, then the tie key of prompt first_prompt + row ascending, then row ascending. NaN ranks below
+    -inf, and -0.0 equals 0.0. Where fewer than `batch` rows are allowed the tail is -1.
+
+    scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. Raises ValueError when batch is negative or
+    seed, step or first_prompt is out of range.
+    """
+    rng.check(seed, step, first_prompt)
+    if batch < 0:
+        raise ValueError(f"batch must not be negative, got {batch}")
+    rows = torch.arange(len(scores)) if allowed is None else allowed.cpu().nonzero().squeeze(1)
+    value = scores.detach().cpu()[rows].double().numpy()
+    keys = rng.tie_keys(seed, step, first_prompt + rows).numpy()
+    missing = np.isnan(value)
+    order = np.lexsort((rows.numpy(), keys, -np.where(missing, 0.0, value), missing))[:batch]
+    picked = torch.full((batch,), -1, dtype=torch.int64)
+    picked[: len(order)] = rows[torch.from_numpy(order)]
+    return picked.to(scores.device)

@@ -1,0 +1,116 @@
+"""Every acquisition on every posterior."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import bayes_prompt as bp
+from bayes_prompt import acquisition as acq
+
+ACQUISITIONS = [
+    acq.PartialProbability(),
+    acq.InformativeProbability(4),
+    acq.TargetSuccessRate(0.5),
+    acq.TargetSuccessRate(0.3, draw=False),
+    acq.Threshold(0.3, 0.7),
+    acq.Threshold(0.3, 0.7, draw=False),
+    acq.ExpectedVariance(),
+    acq.PartialProbability() + acq.EntropyBonus(0.1),
+    acq.HistoryResampling(),
+    acq.Uniform(),
+]
+
+
+def posteriors() -> list[bp.Posterior]:
+    made = [
+        bp.SolvingProgress().posterior(50),
+        bp.SolvingProgress(emission=bp.PartitionEmission([0.0, 0.3, 0.7, 1.0])).posterior(50),
+        bp.SuccessRate(dist.Beta(1.0, 1.0)).posterior(50, dtype=torch.float64),
+    ]
+    for posterior in made:
+        posterior.update(torch.arange(30), torch.arange(30) % 9, 8)
+    return made
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS, ids=repr)
+def test_every_acquisition_scores_every_posterior(acquisition: acq.Acquisition) -> None:
+    for posterior in posteriors():
+        scores = acquisition.scores(posterior, seed=1, step=2)
+        assert scores.shape == (50,) and scores.dtype == posterior.dtype
+        assert bool(torch.isfinite(scores).all())
+        assert torch.equal(scores, acquisition.scores(posterior, seed=1, step=2))
+
+
+def test_group_size_is_that_of_the_last_observation_unless_told() -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0)).posterior(3)
+    assert torch.equal(acq.PartialProbability().scores(posterior, 0, 0), posterior.informative_probability(8))
+    posterior.update([0], [1], 2)
+    assert torch.equal(acq.PartialProbability().scores(posterior, 0, 0), posterior.informative_probability(2))
+    assert torch.equal(acq.PartialProbability(16).scores(posterior, 0, 0), posterior.informative_probability(16))
+
+
+def test_dps_score_is_the_belief_in_partial() -> None:
+    posterior = bp.SolvingProgress().posterior(20)
+    posterior.update(torch.arange(9), torch.arange(9), 8)
+    assert torch.equal(acq.PartialProbability().scores(posterior, 0, 0), posterior.belief[:, 1])
+
+
+def test_entropy_bonus_adds_up() -> None:
+    posterior = bp.SolvingProgress().posterior(20)
+    posterior.update(torch.arange(9), torch.arange(9), 8)
+    both = (acq.PartialProbability() + acq.EntropyBonus(0.25)).scores(posterior, 0, 0)
+    torch.testing.assert_close(both, posterior.belief[:, 1] + 0.25 * posterior.entropy())
+
+
+def test_threshold_takes_whoever_is_inside_and_then_the_nearest() -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0), decay=1.0).posterior(6, dtype=torch.float64)
+    posterior.update(torch.arange(6), [0, 10, 40, 50, 60, 98], 98)  # rates .01 .11 .41 .51 .61 .99
+    scores = acq.Threshold(0.4, 0.65, draw=False).scores(posterior, 0, 0)
+    assert scores[2:5].tolist() == [0, 0, 0]
+    assert scores[1] > scores[5] > scores[0]
+    inside = {tuple(sorted(acq.top_b(scores, 2, seed=0, step=step).tolist())) for step in range(60)}
+    assert inside == {(2, 3), (2, 4), (3, 4)}  # each pair is missed with probability (2/3)**60
+    assert sorted(acq.top_b(scores, 4, seed=0, step=0).tolist()) == [1, 2, 3, 4]
+
+
+def test_history_resampling_sits_out_what_was_solved() -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0), decay=0.0).posterior(4)
+    posterior.update([0, 1, 2, 3], [8, 8, 3, 0], 8)
+    scores = acq.HistoryResampling().scores(posterior, 0, 0)
+    assert set(acq.top_b(scores, 2, seed=0, step=0).tolist()) == {2, 3}
+    posterior.update([2, 3], [3, 0], 8)
+    scores = acq.HistoryResampling().scores(posterior, 0, 0)
+    assert len(set(scores.tolist())) == 1  # the solved ones are back
+
+
+def test_thompson_prefers_the_target_but_explores() -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0), decay=1.0).posterior(3)
+    posterior.update([0, 1], [400, 0], 800)  # one near a half, one near 0, one unknown
+    best = [int(acq.TargetSuccessRate(0.5).scores(posterior, 0, step).argmax()) for step in range(200)]
+    assert best.count(1) == 0 and best.count(2) > 0 and best.count(0) > best.count(2)
+
+
+def test_top_b_checks_what_it_is_given() -> None:
+    scores = torch.zeros(4)
+    with pytest.raises(ValueError, match="batch_size must lie in"):
+        acq.top_b(scores, 5, seed=0, step=0)
+    with pytest.raises(ValueError, match="allowed must be bool"):
+        acq.top_b(scores, 1, seed=0, step=0, allowed=torch.ones(4))
+    with pytest.raises(ValueError, match="scores must be float32 or float64"):
+        acq.top_b(torch.zeros(4, dtype=torch.int64), 1, seed=0, step=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: acq.PartialProbability(0), "trials must be at least 1"),
+        (lambda: acq.TargetSuccessRate(1.5), "target must lie in"),
+        (lambda: acq.Threshold(0.8, 0.2), "low and high must satisfy"),
+        (lambda: acq.EntropyBonus(float("nan")), "weight must be finite"),
+    ],
+)
+def test_bad_settings(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]

@@ -1,0 +1,196 @@
+"""Invariants of every posterior, over random steps with extreme priors, zeros and decays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+import bayes_prompt as bp
+from bayes_prompt.posteriors.beta import BetaPosterior
+from bayes_prompt.posteriors.progress import ProgressPosterior
+
+N = 6
+CONCENTRATIONS = [0.0, 1e-6, 0.5, 1.0, 1e6]
+EMISSIONS = {
+    "published": None,
+    "beta_binomial": bp.BetaBinomialEmission(dist.Beta(torch.tensor([0.1, 2.0, 8.0]), torch.tensor([8.0, 2.0, 0.1]))),
+    "partition": bp.PartitionEmission([0.0, 0.0, 1.0, 1.0]),
+}
+
+
+@st.composite
+def priors(draw: st.DrawFn) -> Tensor:
+    rows = st.lists(st.sampled_from(CONCENTRATIONS), min_size=3, max_size=3).filter(any)
+    return torch.tensor([draw(rows) for _ in range(3)], dtype=torch.float64)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[tuple[list[int], list[int], list[int], float]]:
+    """Index, successes, trials and elapsed time of a few steps; some observe nothing, some a prompt twice."""
+    result = []
+    for _ in range(draw(st.integers(1, 8))):
+        index = draw(st.lists(st.integers(0, N - 1), max_size=N))
+        trials = [draw(st.sampled_from([1, 2, 8, 500])) for _ in index]
+        successes = [draw(st.sampled_from([0, t // 2, t])) for t in trials]
+        result.append((index, successes, trials, draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))))
+    return result
+
+
+def check_progress(posterior: ProgressPosterior) -> None:
+    belief, concentration = posterior.belief, posterior.concentration
+    assert bool(torch.isfinite(belief).all()) and bool(torch.isfinite(concentration).all())
+    assert bool((belief >= 0).all()) and bool((concentration >= 0).all())
+    # Three additions and a division, each rounded once: a few units in the last place of 1.
+    torch.testing.assert_close(belief.sum(1), torch.ones(N, dtype=posterior.dtype), rtol=0, atol=8 * eps(posterior))
+    assert torch.isfinite(torch.tensor(posterior.log_evidence))
+    for figure in (posterior.success_rate(), posterior.informative_probability(8), posterior.entropy()):
+        assert bool(torch.isfinite(figure).all())
+
+
+def eps(posterior: bp.Posterior) -> float:
+    return torch.finfo(posterior.dtype).eps
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("emission", EMISSIONS)
+@settings(max_examples=40, deadline=None)
+@given(
+    prior=priors(), one_hot=st.booleans(), decay=st.sampled_from([0.0, 0.3, 1.0]), learn=st.booleans(), history=steps()
+)
+def test_progress_stays_a_belief(
+    backend: str, emission: str, prior: Tensor, one_hot: bool, decay: float, learn: bool, history: list[Any]
+) -> None:
+    initial = bp.priors.one_hot_initial(1) if one_hot else bp.priors.uniform_initial()
+    model = bp.SolvingProgress(prior, initial, decay=decay, learn=learn, emission=EMISSIONS[emission])
+    posterior = model.posterior(N, backend=backend)
+    for index, successes, trials, elapsed in history:
+        posterior.update(index, successes, trials, elapsed)
+        check_progress(posterior)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@settings(max_examples=40, deadline=None)
+@given(
+    alpha=st.sampled_from([1e-6, 0.5, 1e6]),
+    beta=st.sampled_from([1e-6, 1.0, 1e6]),
+    decay=st.sampled_from([0.0, 0.3, 1.0]),
+    decay_unobserved=st.booleans(),
+    history=steps(),
+)
+def test_beta_stays_positive(
+    backend: str, alpha: float, beta: float, decay: float, decay_unobserved: bool, history: list[Any]
+) -> None:
+    model = bp.SuccessRate(dist.Beta(alpha, beta), decay=decay, decay_unobserved=decay_unobserved)
+    posterior = model.posterior(N, backend=backend)
+    for step, (index, successes, trials, elapsed) in enumerate(history):
+        posterior.update(index, successes, trials, elapsed)
+        for parameter in (posterior.alpha, posterior.beta):
+            assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
+        for figure in (
+            posterior.success_rate(),
+            posterior.informative_probability(8),
+            posterior.expected_variance(),
+            posterior.sample_success_rate(0, step),
+        ):
+            assert bool(((figure >= 0) & (figure <= 1)).all())
+        assert bool(torch.isfinite(posterior.entropy()).all())
+        assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+
+
+@pytest.mark.slow
+def test_ten_thousand_steps() -> None:
+    generator = torch.Generator().manual_seed(11)
+    posteriors = [
+        bp.SolvingProgress(prior, decay=decay).posterior(N, dtype=dtype)
+        for prior in (bp.priors.uniform(1.0), bp.priors.local(), bp.priors.uniform(1e-6))
+        for decay in (0.0, 0.5, 1.0)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    for _ in range(10_000):
+        index = torch.randint(N, (2,), generator=generator)
+        successes = torch.randint(9, (2,), generator=generator)
+        for posterior in posteriors:
+            posterior.update(index, successes, 8)
+    for posterior in posteriors:
+        check_progress(posterior)
+
+
+def make(kind: str, num_prompts: int, first_prompt: int = 0, **options: Any) -> ProgressPosterior | BetaPosterior:
+    if kind == "beta":
+        return bp.SuccessRate(dist.Beta(0.5, 1.5), decay=0.6, decay_unobserved=True).posterior(
+            num_prompts, first_prompt=first_prompt, **options
+        )
+    return bp.SolvingProgress(bp.priors.progress(), decay=0.6, emission=EMISSIONS[kind]).posterior(
+        num_prompts, first_prompt=first_prompt, **options
+    )
+
+
+def observations(num_prompts: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(num_prompts, (12,), generator=generator)
+    return index, torch.randint(9, (12,), generator=generator)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
+def test_order_within_a_batch_does_not_matter(kind: str, backend: str) -> None:
+    forward, shuffled = make(kind, 30, backend=backend), make(kind, 30, backend=backend)
+    for step in range(4):
+        index, successes = observations(30, step)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(step))
+        forward.update(index, successes, 8)
+        shuffled.observe(index[order[:5]], successes[order[:5]], 8)
+        shuffled.observe(index[order[5:]], successes[order[5:]], 8)
+        shuffled.advance()
+    for name, tensor in forward.state_dict()["tensors"].items():
+        assert torch.equal(tensor, shuffled.state_dict()["tensors"][name]), name
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
+def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str) -> None:
+    """Sizes that are no multiples of any block, so that rows meet the tail of a block in one and not in the other."""
+    whole = make(kind, 101, backend=backend)
+    chunks = [make(kind, 37, backend=backend), make(kind, 64, first_prompt=37, backend=backend)]
+    for step in range(4):
+        index, successes = observations(101, step)
+        whole.update(index, successes, 8)
+        low = index < 37
+        chunks[0].update(index[low], successes[low], 8)
+        chunks[1].update(index[~low] - 37, successes[~low], 8)
+    parts = {name: [chunk._tensors()[name] for chunk in chunks] for name in whole._tensors()}
+    for name, tensor in whole._tensors().items():
+        assert torch.equal(tensor, torch.cat(parts[name], dim=-1)), name
+    draws = torch.cat([chunk.sample_success_rate(5, 9) for chunk in chunks])
+    assert torch.equal(whole.sample_success_rate(5, 9), draws)
+    evidence = sum(chunk.log_evidence for chunk in chunks)
+    assert whole.log_evidence == pytest.approx(evidence, rel=1e-12)  # float64 sums in another order
+
+
+def test_a_prompt_that_occurs_twice_counts_once() -> None:
+    twice, once = make("published", 3), make("published", 3)
+    twice.update([1, 1, 2], [0, 8, 4], 8)
+    once.update([1, 2], [8, 4], [16, 8])
+    assert torch.equal(twice.belief, once.belief)
+    assert torch.equal(twice.concentration, once.concentration)
+    assert twice.visits.tolist() == [0, 1, 1]
+
+
+def test_local_prior_survives_a_forbidden_jump() -> None:
+    """The published code divides by zero here and is NaN for ever."""
+    posterior = bp.SolvingProgress(bp.priors.local()).posterior(1)
+    posterior.update([0], [0], 8)
+    before = posterior.concentration.clone()
+    posterior.update([0], [8], 8)  # unsolved -> solved has no concentration
+    assert (posterior.unexpected, posterior.impossible) == (1, 1)
+    # Nothing is learnt: the concentration only decays towards its prior.
+    torch.testing.assert_close(posterior.concentration[0], 0.7 * before[0] + 0.3 * bp.priors.local().float())
+    # Certainly solved now; the prior's last row moves a solved prompt to partial or keeps it, in equal parts.
+    torch.testing.assert_close(posterior.belief[0], torch.tensor([0.0, 0.5, 0.5]), rtol=0, atol=0.08)
+    assert bool(torch.isfinite(posterior.belief).all())
