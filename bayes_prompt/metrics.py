@@ -55,7 +55,7 @@ class BatchRecord:
         )
 
     def __add__(self, other: BatchRecord) -> BatchRecord:
-        return BatchRecord(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return BatchRecord(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 class Metrics:

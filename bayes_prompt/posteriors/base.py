@@ -30,6 +30,7 @@ class Counts:
     index: Tensor  # (M,) int64, num_prompts where a device-side check refused the call
     successes: Tensor  # (M,) int64, totals at the leaders
     trials: Tensor  # (M,) int64, totals at the leaders, 1 elsewhere
+    first: Tensor  # (M,) int64, the entry that leads each one's prompt
     leader: Tensor  # (M,) bool
 
 
@@ -119,7 +120,7 @@ class Posterior(ABC):
         elapsed = checks.elapsed_time(elapsed)
         counts = self._counts(self._pending)
         rows = counts.index.clamp(max=self.num_prompts - 1)
-        self._slot[counts.index] = torch.searchsorted(counts.index, counts.index).to(torch.int32)
+        self._slot[counts.index] = counts.first.to(torch.int32)
         self._apply(counts, self._slot[:-1], elapsed)
         self._slot[counts.index] = -1
         ones = counts.leader.to(torch.int32)
@@ -286,16 +287,18 @@ class Posterior(ABC):
         """Sorting makes the result independent of the order in which prompts were observed, to the last bit."""
         if not entries:
             none = torch.zeros(0, dtype=torch.int64, device=self.device)
-            return Counts(none, none, none, none.bool())
+            return Counts(none, none, none, none, none.bool())
         index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
         index, order = index.sort()
-        first = torch.searchsorted(index, index)
-        leader = (first == torch.arange(index.numel(), device=self.device)) & (index < self.num_prompts)
+        entry = torch.arange(index.numel(), device=self.device)
+        first = torch.where(index.diff(prepend=index[:1] - 1) != 0, entry, 0).cummax(0).values
+        leader = (first == entry) & (index < self.num_prompts)
         total = torch.zeros_like(index)
         return Counts(
             index,
             total.index_add(0, first, successes[order]),
             torch.where(leader, total.index_add(0, first, trials[order]), 1),
+            first,
             leader,
         )
 

@@ -87,7 +87,7 @@ class Picks:
         most, size, pool = len(self), self.selector.batch_size, self.selector.num_prompts
         if picks.dtype != torch.int64 or picks.ndim != 2 or picks.shape[1] != size or len(picks) > most:
             raise CheckpointError(
-                f"picks must be int64 of shape (at most {most}, {size}); got {picks.dtype} of shape {tuple(picks.shape)}"
+                f"picks must be int64 of shape (at most {most}, {size}); got {picks.dtype} of {tuple(picks.shape)}"
             )
         if ((picks < 0) | (picks >= pool)).any():
             raise CheckpointError(f"picks must lie in [0, {pool}); they reach from {picks.min()} to {picks.max()}")
@@ -102,7 +102,7 @@ class Picks:
 
 
 class RepeatedPicks(Sampler[int]):
-    """Row numbers for trainers that want groups spelled out: each pick `repeats` times, each prompt `group` times in it.
+    """Row numbers for trainers that spell groups out: each pick `repeats` times, each prompt in it `group` times.
 
     With picks [a, b], group=2, repeats=2: a a b b a a b b, then the next pick. The length is that of a whole epoch.
     """
@@ -137,8 +137,9 @@ def count_groups(rows: Tensor, rewards: Tensor, group: int, threshold: float, na
 
     Args:
         rows: prompt of each completion, (C,) int64, in any order.
-        rewards: of each completion, (C,) in [0, 1], NaN where it could not be scored; a reward >= threshold is a success.
-        group: completions of one prompt. name: what to call the rewards in an error.
+        rewards: of each completion, (C,) in [0, 1], NaN where it could not be scored.
+        group: completions of one prompt. threshold: a reward of at least this is a success.
+        name: what to call the rewards in an error.
 
     Raises:
         RuntimeError: a prompt's completions are not a multiple of `group`. ValueError: a reward outside [0, 1].
@@ -155,8 +156,8 @@ def count_groups(rows: Tensor, rewards: Tensor, group: int, threshold: float, na
     if len(bad):
         first = int(bad[0, 0])
         raise ValueError(
-            f"{name}[{first}] = {float(rewards[first])} (prompt {rows[first]}) must be finite and lie in [0, 1] to tell "
-            "successes from failures; name another reward function, or give a callable, as success"
+            f"{name}[{first}] = {float(rewards[first])} (prompt {rows[first]}) must be finite and lie in [0, 1] to "
+            "tell successes from failures; name another reward function, or give a callable, as success"
         )
     # Compared in the rewards' own precision: float32(0.9) is below the float64 0.9.
     succeeded = scorable & (rewards >= threshold)
@@ -172,7 +173,8 @@ def count_groups(rows: Tensor, rewards: Tensor, group: int, threshold: float, na
 def learn(selector: PromptSelector, counts: GroupCounts) -> None:
     """One step of a synchronous trainer: observe what was scored, release what was not, and let time advance."""
     seen = counts.trials > 0
+    if seen.any():
+        selector.observe(counts.index[seen], successes=counts.successes[seen], trials=counts.trials[seen])
     lost = counts.index[~seen]
-    selector.observe(counts.index[seen], successes=counts.successes[seen], trials=counts.trials[seen])
     selector.release(lost[torch.isin(lost, selector.in_flight)])
     selector.advance()

@@ -1,67 +1,70 @@
 """Samplers that let a selector choose the rows of a PyTorch `DataLoader`, or of torchdata's `StatefulDataLoader`.
 
 ```python
-sampler = PromptBatchSampler(selector)
-for batch in DataLoader(dataset, batch_sampler=sampler, collate_fn=list):
-    ...                                   # roll out, score
+loader = DataLoader(dataset, batch_sampler=PromptBatchSampler(selector))
+for batch in loader:
+    ...                                    # roll out and score: rewards (B, G) of the prompts `rows`
     selector.update(rows, rewards)
 ```
-Resuming takes two states: the selector's, which has the picks that are out, and the sampler's (or, with torchdata, the
-loader's, which contains it), which is a position. Save both after an `update`, with `selector.save(path)` and
-`sampler.state_dict()` or `loader.state_dict()`; restore the selector first, with `selector.load(path)`. Nothing is
-fast-forwarded: picks that a loader had read ahead are handed out again by the selector, the same ones in the same order,
-and those that were observed are not drawn again.
+A run is resumed from two states, saved together after an `update`: the selector's (`selector.save`), which knows the
+picks that are out, and the sampler's (`sampler.state_dict()`; a StatefulDataLoader's state contains it), which is a
+position in the epoch. Restore the selector first, with in_flight="redraw", its default. Then nothing is drawn twice and
+nothing is lost: picks that the loader had read ahead are handed out again, the same in the same order.
+
+torchdata must then be left to save its state at every step (`snapshot_every_n_steps=1`, its default): from an older one
+it would go through batches again that have been trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
+from bayes_prompt.errors import CheckpointError
 from bayes_prompt.selector import PromptSelector
 from bayes_prompt.trainers.picks import give_back, reuse_on_shortage
 
-T = TypeVar("T", int, list[int])
+T = TypeVar("T")
 
 
-class _Epoch(Iterator[T]):
-    """One pass over a sampler, counted in rows. Nothing is drawn before it is asked for."""
+class _Epoch(Iterator[T], Generic[T]):
+    """One pass over a sampler, its position counted in rows. Nothing is drawn before it is asked for."""
 
     def __init__(self, selector: PromptSelector, length: int, yielded: int, before: _Epoch[T] | None) -> None:
         self.selector = selector
         self.length = length
         self.yielded = yielded
         self.drawn: list[torch.Tensor] = []
-        self._before = before
+        # What is left of an epoch that was not finished is given back when this one draws, and not when it is made:
+        # loaders make iterators that they never use.
+        self.before: _Epoch[T] | None = before if before is None or before.drawn else before.before
+
+    def __iter__(self) -> _Epoch[T]:
+        return self
 
     def state_dict(self) -> dict[str, int]:
         """Rows handed out so far."""
         return {"yielded": self.yielded}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue behind the rows that were handed out."""
+        """Go on behind the rows that had been handed out."""
         self.yielded = _position(state, self.length)
 
-    def _draw(self) -> list[int]:
+    def draw(self) -> list[int]:
+        """The next pick; StopIteration at the end of the epoch."""
         if self.yielded >= self.length:
             raise StopIteration
-        if self._before is not None:
-            self._before.abandon()
-            self._before = None
-        # Up to the next multiple of the batch size, so that picks keep their boundaries when a resume cut one.
+        if self.before is not None and self.before.yielded < self.before.length:
+            give_back(self.selector, torch.cat(self.before.drawn))
+        self.before = None
+        # Up to the next multiple of the batch size, so that picks keep their bounds where a resume cut one in two.
         size = self.selector.batch_size
-        pick = self.selector.select(batch_size=size - self.yielded % size)
-        self.drawn.append(pick)
-        rows: list[int] = pick.tolist()
+        self.drawn.append(self.selector.select(batch_size=size - self.yielded % size))
+        rows: list[int] = self.drawn[-1].tolist()
         return rows
-
-    def abandon(self) -> None:
-        """Give back what is out, if the loop over this epoch was left before its end."""
-        if self.yielded < self.length and self.drawn:
-            give_back(self.selector, torch.cat(self.drawn))
 
 
 class _Rows(_Epoch[int]):
@@ -70,7 +73,7 @@ class _Rows(_Epoch[int]):
     def __next__(self) -> int:
         row = next(self._rest, None)
         if row is None:
-            self._rest = iter(self._draw())
+            self._rest = iter(self.draw())
             row = next(self._rest)
         self.yielded += 1
         return row
@@ -78,6 +81,81 @@ class _Rows(_Epoch[int]):
 
 class _Lists(_Epoch[list[int]]):
     def __next__(self) -> list[int]:
-        rows = self._draw()
+        rows = self.draw()
         self.yielded += len(rows)
         return rows
+
+
+class _PromptSampler(Sampler[T], Generic[T]):
+    _epoch: type[_Epoch[T]]
+
+    def __init__(self, selector: PromptSelector, picks_per_epoch: int | None = None) -> None:
+        reuse_on_shortage(selector)
+        if picks_per_epoch is None:
+            picks_per_epoch = selector.num_prompts // selector.batch_size
+        if isinstance(picks_per_epoch, bool) or not isinstance(picks_per_epoch, int):
+            raise TypeError(f"picks_per_epoch must be an integer; got {type(picks_per_epoch).__name__}")
+        if picks_per_epoch < 1:
+            raise ValueError(f"picks_per_epoch must be at least 1; got {picks_per_epoch}")
+        self.selector = selector
+        self.picks_per_epoch = picks_per_epoch
+        self._latest: _Epoch[T] | None = None
+        self._resume_at = 0
+
+    def __iter__(self) -> _Epoch[T]:
+        self._latest = self._epoch(self.selector, self._rows, self._resume_at, self._latest)
+        self._resume_at = 0
+        return self._latest
+
+    def state_dict(self) -> dict[str, int]:
+        """Position of the latest epoch, in rows. Prompts that are out do not count: they are handed out again."""
+        yielded = self._resume_at if self._latest is None else self._latest.yielded
+        return {"yielded": max(0, yielded - len(self.selector.in_flight))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next epoch go on at a position; at the end of an epoch a new one begins."""
+        self._resume_at = _position(state, self._rows) % self._rows
+
+    @property
+    def _rows(self) -> int:
+        return self.picks_per_epoch * self.selector.batch_size
+
+
+class PromptSampler(_PromptSampler[int]):
+    """Row numbers, one at a time: `DataLoader(dataset, sampler=PromptSampler(selector), batch_size=...)`.
+
+    Args:
+        selector: picks as many rows at once as its batch_size says, whatever the loader's batch size is.
+        picks_per_epoch: picks in one pass over the sampler; None for num_prompts // batch_size.
+    """
+
+    _epoch = _Rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+
+class PromptBatchSampler(_PromptSampler[list[int]]):
+    """Whole picks, as lists of row numbers: `DataLoader(dataset, batch_sampler=PromptBatchSampler(selector))`.
+
+    Args:
+        selector: picks the rows, batch_size at once.
+        picks_per_epoch: picks in one pass over the sampler; None for num_prompts // batch_size.
+    """
+
+    _epoch = _Lists
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts in a batch."""
+        return self.selector.batch_size
+
+    def __len__(self) -> int:
+        return self.picks_per_epoch
+
+
+def _position(state: Mapping[str, Any], length: int) -> int:
+    yielded = state.get("yielded")
+    if isinstance(yielded, bool) or not isinstance(yielded, int) or not 0 <= yielded <= length:
+        raise CheckpointError(f"yielded must be an integer in [0, {length}], the rows of an epoch; got {yielded!r}")
+    return yielded

@@ -43,11 +43,11 @@ def check_arguments(
     states, prompts = belief.shape
     observations = likelihood.shape[0]
     per_prompt = (prompts,) if prior.ndim == 3 else ()
+    check_layout("belief", belief, (states, prompts), belief)
     if learn:
         if concentration is None:
             raise ValueError("concentration is needed when learn is True, got None")
         check_layout("concentration", concentration, (states, states, prompts), belief)
-    check_layout("belief", belief, (states, prompts), belief)
     check_layout("posterior", posterior, (states, prompts), belief)
     check_layout("prior", prior, (states, states, *per_prompt), belief)
     check_layout("slot", slot, (prompts,), belief, "int32")

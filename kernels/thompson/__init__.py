@@ -1,0 +1,40 @@
+"""One posterior draw a prompt, from Beta beliefs or from beliefs over states; `reference` is the definition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.arguments import FLOATS, check_layout
+
+MAX_ATTEMPTS = 64  # a shape of at least 1 is accepted with probability above 0.95, so that 64 refusals never happen
+MIN_SHAPE = 1e-30  # smaller parameters would overflow log(u) / a, and a Beta this narrow is a coin already
+SERIES_TERMS = 12
+SERIES_BELOW = 1 / 32  # of the acceptance test in float64: 12 terms leave (1/32)**12 ~ 1e-18 relative to the first
+
+
+def check_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+    """Raise TypeError or ValueError unless the arguments of `sample_beta` have its types, shapes and ranges."""
+    rng.check(seed, step, first_prompt)
+    check_layout("alpha", alpha, (alpha.numel(),), alpha)
+    check_layout("beta", beta, (alpha.numel(),), alpha)
+    check_layout("out", out, (alpha.numel(),), alpha)
+
+
+def check_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+    """Raise TypeError or ValueError unless the arguments of `sample_state` have its types, shapes and ranges.
+
+    Any strides are fine for belief, so that columns of a larger pool can be drawn from where they are.
+    """
+    rng.check(seed, step, first_prompt)
+    if belief.dtype not in FLOATS:
+        raise TypeError(f"belief must be float32 or float64, got {belief.dtype}")
+    if belief.ndim != 2 or belief.shape[0] == 0:
+        raise ValueError(f"belief must have shape (K, N) with K >= 1, got {tuple(belief.shape)}")
+    check_layout("out", out, (belief.shape[1],), belief, dtype="int64")
+
+
+def prompt_numbers(first_prompt: int, rows: int, like: Tensor) -> Tensor:
+    """The prompt numbers of `rows` consecutive rows, (rows,) int64 on the device of `like`."""
+    return torch.arange(first_prompt, first_prompt + rows, device=like.device)

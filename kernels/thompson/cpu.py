@@ -9,7 +9,14 @@ from torch import Tensor
 
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.rng_cpu import uniform, words
-from bayes_prompt.kernels.thompson.reference import MAX_ATTEMPTS, MIN_SHAPE, SERIES_BELOW, SERIES_TERMS
+from bayes_prompt.kernels.thompson import (
+    MAX_ATTEMPTS,
+    MIN_SHAPE,
+    SERIES_BELOW,
+    SERIES_TERMS,
+    check_beta,
+    check_state,
+)
 from bayes_prompt.kernels.threads import compiled, over_rows
 
 _STATE, _BETA, _BOOST = rng.STATE, rng.BETA, rng.BOOST
@@ -18,7 +25,7 @@ PIECES_A_THREAD = 8  # rows cost unequally: some need a second attempt, some a b
 
 def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_beta`."""
-    rng.check(seed, step, first_prompt)
+    check_beta(alpha, beta, seed, step, first_prompt, out)
     a, b, draws = alpha.detach().numpy(), beta.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:
@@ -29,7 +36,7 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
 
 def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_state`."""
-    rng.check(seed, step, first_prompt)
+    check_state(belief, seed, step, first_prompt, out)
     beliefs, states = belief.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.kernels import rng
-
-MAX_ATTEMPTS = 64  # a shape of at least 1 is accepted with probability above 0.95, so that 64 refusals never happen
-MIN_SHAPE = 1e-30  # smaller parameters would overflow log(u) / a; a Beta this narrow is a coin already
-SERIES_TERMS = 12
-SERIES_BELOW = 1 / 32  # 12 terms leave (1/32)**12 ~ 1e-18 relative to the first
+from bayes_prompt.kernels.thompson import (
+    MAX_ATTEMPTS,
+    MIN_SHAPE,
+    SERIES_BELOW,
+    SERIES_TERMS,
+    check_beta,
+    check_state,
+    prompt_numbers,
+)
 
 
 def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
@@ -23,8 +27,8 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
     ACM TOMS 26(3), 2000, algorithm of section 3; shapes below 1 by X(a) = X(a + 1) U**(1/a), their section 6.
     Raises ValueError when seed, step or first_prompt is out of range.
     """
-    rng.check(seed, step, first_prompt)
-    prompts = torch.arange(first_prompt, first_prompt + len(alpha), device=alpha.device)
+    check_beta(alpha, beta, seed, step, first_prompt, out)
+    prompts = prompt_numbers(first_prompt, len(alpha), alpha)
     a, b = alpha.double().clamp_min(MIN_SHAPE), beta.double().clamp_min(MIN_SHAPE)
     (d_a, c_a), (d_b, c_b) = _constants(a), _constants(b)
     y_a, y_b = torch.zeros_like(a), torch.zeros_like(b)
@@ -57,8 +61,8 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
     state of belief 0 is never drawn, and a column without a positive belief gives -1.
     Raises ValueError when seed, step or first_prompt is out of range.
     """
-    rng.check(seed, step, first_prompt)
-    prompts = torch.arange(first_prompt, first_prompt + belief.shape[1], device=belief.device)
+    check_state(belief, seed, step, first_prompt, out)
+    prompts = prompt_numbers(first_prompt, belief.shape[1], belief)
     word, _, _, _ = rng.words(seed, step, prompts, rng.STATE)
     cumulative = belief.double().cumsum(0)
     target = rng.uniform(word, torch.float64) * cumulative[-1]

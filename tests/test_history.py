@@ -1,0 +1,150 @@
+"""Rollout histories: validation, records, and Parquet there and back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from bayes_prompt.history import History
+
+RECORDS = {"step": [0, 0, 2, 2], "prompt": [1, 3, 0, 1], "successes": [2, 0, 8, 1], "trials": [8, 4, 8, 1]}
+
+
+def write(path: Path, columns: dict[str, list[int] | list[float] | list[None]]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_records_become_tables() -> None:
+    history = History.from_records(**RECORDS, num_prompts=4)
+    assert (history.num_steps, history.num_prompts) == (3, 4)
+    assert history.successes is not None
+    assert history.successes.tolist() == [[0, 2, 0, 0], [0, 0, 0, 0], [8, 1, 0, 0]]
+    assert history.trials.tolist() == [[0, 8, 0, 4], [0, 0, 0, 0], [8, 1, 0, 0]]
+    assert History.from_records(**RECORDS, num_prompts=4, num_steps=9).num_steps == 9
+
+
+def test_records_of_one_prompt_in_one_step_are_added() -> None:
+    step, prompt = np.array([1, 1, 0]), torch.tensor([2, 2, 2])
+    history = History.from_records(step, prompt, [3, 0, 1], np.array([8, 4, 2], dtype=np.uint8), num_prompts=3)
+    assert history.successes is not None
+    assert history.successes[:, 2].tolist() == [1, 3]
+    assert history.trials[:, 2].tolist() == [2, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": [0, -1, 2, 2]}, r"step\[1\] = -1 must lie in \[0, 3\)"),
+        ({"prompt": [1, 3, 4, 1]}, r"prompt\[2\] = 4 must lie in \[0, 4\)"),
+        ({"trials": [8, 0, 8, 1]}, r"trials\[1\] = 0 must be at least 1"),
+        ({"successes": [2, 0, 9, 1]}, r"successes\[2\] = 9 must lie in \[0, trials\]"),
+        ({"successes": [-2, 0, 8, 1]}, r"successes\[0\] = -2 must lie in \[0, trials\]"),
+        ({"successes": [2, 0]}, r"same number of records"),
+        ({"step": [[0, 0, 2, 2]]}, r"step must have shape \(R,\); got \(1, 4\)"),
+        ({"num_prompts": 0}, r"num_prompts must be at least 1; got 0"),
+        ({"num_steps": 0}, r"num_steps must be at least 1; got 0"),
+        ({"num_steps": 2}, r"step\[2\] = 2 must lie in \[0, 2\)"),
+    ],
+)
+def test_bad_records_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        History.from_records(**{**RECORDS, "num_prompts": 4, **change})  # type: ignore[arg-type]
+
+
+def test_records_must_hold_integers() -> None:
+    with pytest.raises(TypeError, match="successes must hold integers; got float64"):
+        History.from_records(**{**RECORDS, "successes": [0.5, 0, 1, 1]}, num_prompts=4)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "error", "message"),
+    [
+        ([[0]], [[1.0]], TypeError, "trials must hold integers; got torch.float32"),
+        ([[True]], [[1]], TypeError, "successes must hold integers; got torch.bool"),
+        ([[0, 0]], [[1]], ValueError, r"successes must have shape \(1, 1\) like trials; got \(1, 2\)"),
+        ([0], [1], ValueError, r"trials must have shape \(T, N\) with T, N >= 1; got \(1,\)"),
+        ([[0, 2]], [[1, 1]], ValueError, r"successes\[0, 1\] = 2 must lie in \[0, trials\]"),
+        ([[0, -1]], [[1, 1]], ValueError, r"successes\[0, 1\] = -1 must lie in \[0, trials\]"),
+        ([[0, 0]], [[1, -1]], ValueError, r"trials\[0, 1\] = -1 must be at least 0"),
+    ],
+)
+def test_bad_tables_are_named(
+    successes: list[object], trials: list[object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        History(torch.tensor(successes), torch.tensor(trials))
+
+
+def test_tables_must_be_tensors_and_not_empty() -> None:
+    with pytest.raises(TypeError, match="trials must be a tensor; got list"):
+        History(None, [[1]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got \(0, 3\)"):
+        History(None, torch.zeros(0, 3, dtype=torch.int64))
+
+
+def test_counts_are_kept_as_int64() -> None:
+    history = History(torch.tensor([[1]], dtype=torch.int8), torch.tensor([[2]], dtype=torch.int32))
+    assert history.successes is not None
+    assert history.successes.dtype == history.trials.dtype == torch.int64
+
+
+def test_parquet_there_and_back(tmp_path: Path) -> None:
+    trials = torch.randint(0, 3, (5, 7)) * 4
+    trials[-1] = 0  # the last step and the last prompt were never observed
+    trials[:, -1] = 0
+    history = History((torch.rand(5, 7) * (trials + 1)).long().clamp(max=trials), trials)
+    history.write_parquet(tmp_path / "history.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "history.parquet")
+    assert table.column_names == ["prompt_id", "step", "successes", "trials"]
+    assert table.num_rows == int((trials > 0).sum())
+    again = History.read_parquet(tmp_path / "history.parquet")
+    assert history.successes is not None
+    assert again.successes is not None
+    assert torch.equal(again.successes, history.successes)
+    assert torch.equal(again.trials, trials)
+    assert History.read_parquet(tmp_path / "history.parquet", num_prompts=9, num_steps=6).trials.shape == (6, 9)
+
+
+def test_a_history_in_which_nothing_was_observed(tmp_path: Path) -> None:
+    nothing = torch.zeros(2, 3, dtype=torch.int64)
+    History(nothing, nothing).write_parquet(tmp_path / "empty.parquet")
+    assert History.read_parquet(tmp_path / "empty.parquet").trials.tolist() == nothing.tolist()
+
+
+def test_foreign_files_may_lack_the_shape_and_have_more_columns(tmp_path: Path) -> None:
+    columns = {"step": [1], "prompt_id": [2], "successes": [1], "trials": [4], "reward": [0.25]}
+    assert History.read_parquet(write(tmp_path / "f.parquet", columns)).trials.tolist() == [[0, 0, 0], [0, 0, 4]]
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    good: dict[str, list[int]] = {"step": [1], "prompt_id": [2], "successes": [1], "trials": [4]}
+    with pytest.raises(ValueError, match="needs a column 'trials'"):
+        History.read_parquet(write(tmp_path / "a.parquet", {k: v for k, v in good.items() if k != "trials"}))
+    with pytest.raises(ValueError, match="column 'step' has 1 missing values"):
+        History.read_parquet(write(tmp_path / "b.parquet", {**good, "step": [None]}))
+    with pytest.raises(TypeError, match="successes must hold integers; got float64"):
+        History.read_parquet(write(tmp_path / "c.parquet", {**good, "successes": [0.5]}))
+    with pytest.raises(ValueError, match=r"successes\[0\] = 5 must lie in \[0, trials\]"):
+        History.read_parquet(write(tmp_path / "d.parquet", {**good, "successes": [5]}))
+
+
+def test_a_history_to_be_sampled_has_nothing_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="successes is None"):
+        History(None, torch.ones(1, 1, dtype=torch.int64)).write_parquet(tmp_path / "x.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    one = torch.ones(1, 1, dtype=torch.int64)
+    with pytest.raises(ImportError, match=r"bayes-prompt\[history\]"):
+        History(one, one).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ImportError, match=r"bayes-prompt\[history\]"):
+        History.read_parquet(tmp_path / "x.parquet")
