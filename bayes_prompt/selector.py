@@ -225,7 +225,7 @@ class PromptSelector:
                 "rank": int((scores > score).sum()) + 1,
                 "tied": int((scores == score).sum()) - 1,
                 "in_last_pick": bool((self._last_pick == row).any()),
-                "last_pick_cut": self._last_cut,
+                "last_pick_cut": self._last_cut if self._selections else None,
                 "in_flight_since": self._in_flight.since(row) if row in self._in_flight else None,
                 "visits": int(self.posterior.visits[row]),
                 "solved_visits": int(self.posterior.solved[row]),
@@ -373,6 +373,8 @@ class PromptSelector:
             return f"in flight since selection {standing['in_flight_since']}, so it is not picked again; {rank}"
         if standing["in_last_pick"]:
             return f"in the last pick; since then it was observed or released, and its {rank}"
+        if standing["last_pick_cut"] is None:
+            return f"no pick was made yet; its {rank}"
         return f"not in the last pick, whose lowest score was {standing['last_pick_cut']:.4g}; now its {rank}"
 
     def _check_state(self, state: Mapping[str, Any]) -> None:

@@ -125,10 +125,11 @@ class SolvingProgress:
         concentration = self._concentration().detach().cpu()
         total = concentration.sum(-1, keepdim=True)
         initial = self._initial_mean().detach().cpu()
+        table = checks.cast("transition", concentration, dtype)
         checks.cast("transition", total[:, 0], dtype, "the sum")
         checks.cast("transition", concentration / total, dtype, "the mean probability")
         return ProgressTables(
-            concentration=checks.cast("transition", concentration, dtype).to(device),
+            concentration=table.to(device),
             initial=checks.cast("initial", initial / initial.sum(), dtype).to(device),
             decay=float(self.decay),
             learn=self.learn,

@@ -240,9 +240,9 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         ready = len(state["picks"]) * state["repeats"]
         if state["micro_steps"] != trained or state["repeats"] != self._repeats or ready < trained:
             raise CheckpointError(
-                f"{folder} cannot be resumed in mid-epoch. It was written after {state['micro_steps']} micro-steps of an "
-                f"epoch, with {state['repeats']} for each pick and prompts for {ready}; the trainer skips {trained}, "
-                f"with {self._repeats} for each pick. Resume with the batch sizes, dataset and numbers of steps it was "
+                f"{folder} cannot be resumed in mid-epoch. It was written after {state['micro_steps']} micro-steps of "
+                f"an epoch, {state['repeats']} for each pick, with picks for {ready}; the trainer skips {trained}, "
+                f"{self._repeats} for each pick. Resume with the batch sizes, dataset and numbers of steps it was "
                 "written with, or set ignore_data_skip=True to begin a new epoch"
             )
         self.selector.load(folder / SELECTOR_FILE, in_flight="keep")

@@ -35,7 +35,7 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
             seed,
             step,
             first_prompt,
-            SERIES_BELOW=series_below(alpha.dtype),
+            **precision(alpha.dtype),
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
         )
@@ -60,13 +60,41 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
         )
 
 
-def series_below(dtype: torch.dtype) -> float:
-    """Up to which y the accept test uses its series: where truncation and, beyond, cancellation are both below rounding.
+def precision(dtype: torch.dtype) -> dict[str, float]:
+    """What the series need for the rounding of `dtype`.
 
-    float32: 12 terms leave (1/4)**12 ~ 6e-8; beyond, d < 2 (6.8 / (1/4))**2 / 18 ~ 82 (a normal is at most 6.8) multiplies
-    a rounding error of 6e-8 by 3 d ~ 250.
+    SERIES_BELOW: up to which y the accept test uses its series of 12 terms, so that truncation and, beyond, cancellation are
+    both small. In float32 they leave (1/4)**12 ~ 6e-8; beyond, d < (6.8 / (1/4))**2 / 9 ~ 82 (no normal exceeds 6.8), so that
+    a rounding error of 6e-8 is multiplied by 3 d ~ 250 at most.
+    TRIG_TERMS: of sine and cosine up to pi / 4: 5 leave x**12 / 12! ~ 1e-10, 9 leave x**20 / 20! ~ 3e-21.
     """
-    return 1 / 4 if dtype == torch.float32 else thompson.SERIES_BELOW
+    if dtype == torch.float32:
+        return {"SERIES_BELOW": 1 / 4, "TRIG_TERMS": 5}
+    return {"SERIES_BELOW": thompson.SERIES_BELOW, "TRIG_TERMS": 9}
+
+
+@triton.jit
+def _cos_sin(u, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """cos(2 pi u) and sin(2 pi u) for u in [0, 1]. As the range is known, no general reduction of the angle is needed."""
+    quarter = tl.floor(4.0 * u + 0.5)
+    x = (4.0 * u - quarter) * 1.5707963267948966  # within pi / 4 of zero; the difference is exact
+    square = x * x
+    cos = tl.zeros_like(u) + 1.0
+    sin = cos
+    for step in tl.static_range(TERMS):
+        k: tl.constexpr = TERMS - step
+        cos_factor: tl.constexpr = -1.0 / ((2 * k - 1) * (2 * k))
+        sin_factor: tl.constexpr = -1.0 / ((2 * k) * (2 * k + 1))
+        cos = 1.0 + cos * (square * cos_factor)
+        sin = 1.0 + sin * (square * sin_factor)
+    sin *= x
+    turn = quarter.to(tl.int32)
+    odd = (turn & 1) == 1
+    swapped_cos, swapped_sin = tl.where(odd, sin, cos), tl.where(odd, cos, sin)
+    return (
+        tl.where(((turn + 1) & 2) == 2, -swapped_cos, swapped_cos),
+        tl.where((turn & 2) == 2, -swapped_sin, swapped_sin),
+    )
 
 
 @triton.jit
@@ -74,8 +102,9 @@ def _rest(y, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
     """log(1 + y) - y + y**2 / 2 - y**3 / 3, which starts with y**4, and log(1 + y); -1 < y."""
     series = tl.zeros_like(y)
     for step in tl.static_range(_TERMS):
-        power = _TERMS + 3 - step
-        series = series * y + ((power % 2) * 2 - 1) / power
+        power: tl.constexpr = _TERMS + 3 - step
+        coefficient: tl.constexpr = ((power % 2) * 2.0 - 1.0) / power
+        series = series * y + coefficient
     square = y * y
     leading = y * (1.0 - y * (0.5 - y * (1.0 / 3.0)))
     log = tl.log(1.0 + y)
@@ -94,6 +123,7 @@ def _sample_beta(  # type: ignore[no-untyped-def]
     step: tl.int64,
     first_prompt: tl.int64,
     SERIES_BELOW: tl.constexpr,
+    TRIG_TERMS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     scalar = alpha.dtype.element_ty
@@ -113,8 +143,8 @@ def _sample_beta(  # type: ignore[no-untyped-def]
     while (pending > 0) & (attempt < _MAX_ATTEMPTS):
         w0, w1, w2, w3 = rng_triton.words(seed, step, prompt, rng_triton.BETA, attempt)
         radius = tl.sqrt(-2.0 * tl.log(rng_triton.uniform(w0, scalar)))
-        angle = 6.283185307179586 * rng_triton.uniform(w1, scalar)
-        y_a, y_b = c_a * (radius * tl.cos(angle)), c_b * (radius * tl.sin(angle))
+        cos, sin = _cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
+        y_a, y_b = c_a * (radius * cos), c_b * (radius * sin)
         possible_a, possible_b = open_a & (y_a > -1.0), open_b & (y_b > -1.0)
         rest_a, log1p_a = _rest(tl.where(possible_a, y_a, 0.0), SERIES_BELOW)
         rest_b, log1p_b = _rest(tl.where(possible_b, y_b, 0.0), SERIES_BELOW)
@@ -173,7 +203,7 @@ def _sample_state(  # type: ignore[no-untyped-def]
 def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, str], dict[str, object], int]:
     pointers = dict.fromkeys(("alpha", "beta", "out"), f"*{scalar}")
     numbers = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
-    return _sample_beta, pointers | numbers, {"SERIES_BELOW": series_below(dtype), "BLOCK": BLOCK}, NUM_WARPS
+    return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, NUM_WARPS
 
 
 def _state_variant(scalar: str) -> tuple[object, dict[str, str], dict[str, object], int]:

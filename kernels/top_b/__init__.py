@@ -1,0 +1,20 @@
+"""The exact pick of the B best of N scores, ties broken by random keys; `reference` is the definition."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.arguments import check_layout
+
+
+def check_arguments(
+    scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int
+) -> None:
+    """Raise TypeError or ValueError unless the arguments of `top_b` have its types, shapes and ranges."""
+    rng.check(seed, step, first_prompt)
+    check_layout("scores", scores, (scores.numel(),), scores)
+    if allowed is not None:
+        check_layout("allowed", allowed, (scores.numel(),), scores, dtype="bool")
+    if batch < 0:
+        raise ValueError(f"batch must not be negative, got {batch}")

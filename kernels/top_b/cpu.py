@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.rng_cpu import tie_key
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
+from bayes_prompt.kernels.top_b import check_arguments
 
 _BLOCK = 128
 
 
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
     """See `reference.top_b`."""
-    rng.check(seed, step, first_prompt)
-    if batch < 0:
-        raise ValueError(f"batch must not be negative, got {batch}")
+    check_arguments(scores, allowed, batch, seed, step, first_prompt)
     value = scores.detach().numpy()
     mask = None if allowed is None else allowed.numpy()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.top_b import check_arguments
 
 
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
@@ -18,9 +19,7 @@ def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: i
     scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. Raises ValueError when batch is negative or
     seed, step or first_prompt is out of range.
     """
-    rng.check(seed, step, first_prompt)
-    if batch < 0:
-        raise ValueError(f"batch must not be negative, got {batch}")
+    check_arguments(scores, allowed, batch, seed, step, first_prompt)
     rows = torch.arange(len(scores)) if allowed is None else allowed.cpu().nonzero().squeeze(1)
     value = scores.detach().cpu()[rows].double().numpy()
     keys = rng.tie_keys(seed, step, first_prompt + rows).numpy()

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "metrics": {"errors", "posteriors.base", "posteriors.checks"},
     "selector": {"errors", "checkpoint", "posteriors", "acquisition", "identities", "in_flight", "metrics"},
     "recipes": {"errors", "models", "posteriors", "acquisition", "selector"},
-    "trainers": {"errors", "history", "posteriors.checks", "selector", "recipes"},
+    "trainers": {"errors", "checkpoint", "history", "posteriors.checks", "selector", "recipes"},
     "testbed": {"errors", "history", "models", "acquisition", "selector", "recipes", "trainers"},
     "cli": {"errors", "history", "selector", "recipes", "trainers", "testbed"},
 }

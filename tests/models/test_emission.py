@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pyro.distributions as dist
@@ -88,7 +88,11 @@ def test_published_emission_reads_the_state_off_the_group() -> None:
     assert Degenerate is PublishedEmission
     successes, trials = torch.tensor([0, 1, 7, 8, 0, 1]), torch.tensor([8, 8, 8, 8, 1, 1])
     impossible = -math.inf
-    unsolved, partial, solved = [0.0, impossible, impossible], [impossible, 0.0, impossible], [impossible, impossible, 0.0]
+    unsolved, partial, solved = (
+        [0.0, impossible, impossible],
+        [impossible, 0.0, impossible],
+        [impossible, impossible, 0.0],
+    )
     event = emission.event_log_likelihood(successes, trials)
     assert event.tolist() == [unsolved, partial, partial, solved, unsolved, solved]
     assert emission.count_correction(successes, trials).tolist() == [0, -math.log(7), -math.log(7), 0, 0, 0]
@@ -114,7 +118,9 @@ def exact_bin(s: int, t: int, low: float, high: float) -> float:
     def incomplete(edge: float) -> Fraction:
         """I_edge(s + 1, t - s + 1), the chance of more than s successes in t + 1 trials."""
         n, d = Fraction(edge).numerator, Fraction(edge).denominator
-        return Fraction(sum(math.comb(t + 1, j) * n**j * (d - n) ** (t + 1 - j) for j in range(s + 1, t + 2)), d ** (t + 1))
+        return Fraction(
+            sum(math.comb(t + 1, j) * n**j * (d - n) ** (t + 1 - j) for j in range(s + 1, t + 2)), d ** (t + 1)
+        )
 
     return log_fraction((incomplete(high) - incomplete(low)) / ((t + 1) * (Fraction(high) - Fraction(low))))
 
@@ -125,7 +131,7 @@ def test_partition_equals_exact_arithmetic(trials: int) -> None:
     emission = PartitionEmission(edges)
     successes = sorted({0, 1, trials // 3, trials // 2, trials - 1, trials})
     table = emission.log_likelihood(torch.tensor(successes), torch.full((len(successes),), trials)).numpy()
-    exact = np.array([[exact_bin(s, trials, *edge) for edge in zip(edges, edges[1:], strict=False)] for s in successes])
+    exact = np.array([[exact_bin(s, trials, *edge) for edge in pairwise(edges)] for s in successes])
     assert np.array_equal(np.isneginf(table), np.isneginf(exact))
     finite = np.isfinite(exact)
     error = np.abs(np.where(finite, table, 0.0) - np.where(finite, exact, 0.0))
@@ -191,7 +197,9 @@ def test_rates_are_the_law_behind_the_counts(name: str) -> None:
     for k, (low, high, alpha, beta) in enumerate(zip(*emission.rates(), strict=True)):
         a, b = alpha.item(), beta.item()
 
-        def mean(function: object, a: float = a, b: float = b, lo: float = low.item(), hi: float = high.item()) -> float:
+        def mean(
+            function: object, a: float = a, b: float = b, lo: float = low.item(), hi: float = high.item()
+        ) -> float:
             # QUADPACK's weight for algebraic ends: the singularities of Beta densities with parameters below 1.
             value, _ = integrate.quad(lambda x: function(lo + (hi - lo) * x), 0, 1, weight="alg", wvar=(a - 1, b - 1))  # type: ignore[operator]
             return float(value) / float(special.beta(a, b))
@@ -260,7 +268,9 @@ def test_draws_follow_the_law(emission: Emission) -> None:
 def test_missing_rows_draw_nothing() -> None:
     for emission in EMISSIONS.values():
         states = torch.arange(emission.num_states)
-        assert torch.equal(emission.distribution(states, torch.zeros_like(states)).sample(), torch.zeros_like(states).double())
+        assert torch.equal(
+            emission.distribution(states, torch.zeros_like(states)).sample(), torch.zeros_like(states).double()
+        )
 
 
 def test_a_partial_group_of_one_cannot_be_drawn() -> None:
@@ -330,7 +340,11 @@ def test_rates_without_tables_are_refused() -> None:
 
 
 def test_descriptions_tell_emissions_apart() -> None:
-    several = [*EMISSIONS.values(), beta_binomial([1.0, 2.0], [3.0, 4.0]), beta_binomial([1.0, 2.0], [3.0, 4.0 + 1e-15])]
+    several = [
+        *EMISSIONS.values(),
+        beta_binomial([1.0, 2.0], [3.0, 4.0]),
+        beta_binomial([1.0, 2.0], [3.0, 4.0 + 1e-15]),
+    ]
     texts = [json.dumps(emission.describe()) for emission in several]
     assert all(one != other for one, other in combinations(texts, 2))
     assert texts[0] == json.dumps(PublishedEmission().describe())

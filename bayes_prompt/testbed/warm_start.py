@@ -1,0 +1,222 @@
+"""The start that every method shares: supervised finetuning up to a pass rate, kept on disk.
+
+Training stops when the measured pass rate reaches the target, not after some time, so that the result is a function of
+the settings and the seed and not of the machine's load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bayes_prompt.testbed import countdown, model, tasks
+from bayes_prompt.testbed.model import ModelSize, build_model, build_tokenizer, sample
+from bayes_prompt.testbed.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+#: Called with (steps done, newest measured pass rate).
+OnCheck = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Settings of the supervised warm start.
+
+    target: mean pass rate at which to stop, measured every `check_every` steps with `check_samples` completions of each
+    of the first `check_prompts` training prompts at `temperature`.  max_steps: stop here in any case.  batch_size: tasks
+    a step.  learning_rate: of Muon for the matrices and of AdamW for the rest, after `warm_up` steps of linear rise.
+    """
+
+    size: ModelSize = field(default_factory=ModelSize)
+    target: float = 0.3
+    max_steps: int = 3000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    check_every: int = 50
+    check_prompts: int = 256
+    check_samples: int = 2
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer, and how supervised training went: its loss at every step, (step, pass rate) checks."""
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    losses: list[float]
+    checks: list[tuple[int, float]]
+
+
+def warm_start(
+    settings: WarmStart,
+    train: list[Task],
+    held_out: list[Task],
+    seed: int,
+    *,
+    cache: Path | None = None,
+    on_check: OnCheck | None = None,
+) -> Policy:
+    """A policy that solves about `settings.target` of the tasks, from the cache folder where it lies there already.
+
+    It is finetuned on an endless stream of fresh tasks with their answers; no held-out task occurs in it. `cache` None
+    neither reads nor writes. Raises ValueError when `train` has fewer than `settings.check_prompts` tasks.
+    """
+    if len(train) < settings.check_prompts:
+        raise ValueError(f"train has {len(train)} tasks, the pass rate is measured on {settings.check_prompts}")
+    checked = train[: settings.check_prompts]
+    if cache is None:
+        return _finetune(settings, checked, held_out, seed, on_check)
+    folder = cache / f"warm-start-{cache_key(settings, checked, held_out, seed)}"
+    policy = _load(folder)
+    if policy is None:
+        policy = _finetune(settings, checked, held_out, seed, on_check)
+        _save(policy, folder)
+    return policy
+
+
+def default_cache() -> Path:
+    """Where warm starts are kept: $BAYES_PROMPT_CACHE, else bayes_prompt/ in the user's cache folder."""
+    if given := os.environ.get("BAYES_PROMPT_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayes_prompt"
+
+
+def cache_key(settings: WarmStart, checked: list[Task], held_out: list[Task], seed: int) -> str:
+    """A hash of all that the warm start depends on: settings, seed, tasks, the code here and the libraries' versions."""
+    code = [Path(str(module.__file__)).read_text() for module in (countdown, tasks, model)]
+    parts = {
+        "settings": asdict(settings),
+        "seed": seed,
+        "texts": [[task.text for task in part] for part in (checked, held_out)],
+        "code": [*code, Path(__file__).read_text()],
+        "versions": [torch.__version__, transformers.__version__, platform.machine()],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def supervised_batch(tokenizer: PreTrainedTokenizerFast, batch: list[Task]) -> tuple[Tensor, Tensor]:
+    """(tokens, labels), both (B, L) int64, padded on the right; labels are -100 except on the answer and its end.
+
+    Right padding needs no attention mask: a causal model sees nothing of it before the end.
+    """
+    prompts = tokenizer([task.text for task in batch])["input_ids"]
+    answers = [ids + [tokenizer.eos_token_id] for ids in tokenizer([task.answer for task in batch])["input_ids"]]
+    length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+    tokens = torch.full((len(batch), length), tokenizer.pad_token_id)
+    labels = torch.full((len(batch), length), -100)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    return tokens, labels
+
+
+def _batches(settings: WarmStart, held_out: list[Task], seed: int) -> Iterator[list[Task]]:
+    """Batches of tasks of like length (little padding), in random order."""
+    rng = Random(seed)
+    endless = tasks.stream(f"{seed} warm start", exclude={task.text for task in held_out})
+    while True:
+        chunk = sorted(islice(endless, 16 * settings.batch_size), key=lambda task: len(task.text) + len(task.answer))
+        batches = [chunk[start : start + settings.batch_size] for start in range(0, len(chunk), settings.batch_size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _optimizers(policy: LlamaForCausalLM, settings: WarmStart) -> list[torch.optim.Optimizer]:
+    # Muon needs about a third of the steps that AdamW alone needs here (1,200 steps of 32: pass rate .29 against .10).
+    matrices = [weight for name, weight in policy.named_parameters() if weight.ndim == 2 and "embed" not in name]
+    others = [weight for name, weight in policy.named_parameters() if weight.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, settings.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _finetune(
+    settings: WarmStart, checked: list[Task], held_out: list[Task], seed: int, on_check: OnCheck | None
+) -> Policy:
+    tokenizer = build_tokenizer()
+    policy = build_model(tokenizer, settings.size, seed)
+    policy.train()
+    optimizers = _optimizers(policy, settings)
+    batches = _batches(settings, held_out, seed)
+    losses: list[float] = []
+    checks: list[tuple[int, float]] = []
+    for step in range(1, settings.max_steps + 1):
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, step / settings.warm_up)
+        tokens, labels = supervised_batch(tokenizer, next(batches))
+        loss = policy(input_ids=tokens, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        if step % settings.check_every == 0 or step == settings.max_steps:
+            checks.append((step, _pass_rate(policy, tokenizer, settings, checked, seed)))
+            if on_check is not None:
+                on_check(*checks[-1])
+            if checks[-1][1] >= settings.target:
+                break
+    return Policy(policy, tokenizer, losses, checks)
+
+
+def _pass_rate(
+    policy: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: WarmStart,
+    checked: list[Task],
+    seed: int,
+) -> float:
+    texts = [task.text for task in checked]
+    samples = settings.check_samples
+    completions = sample(policy, tokenizer, texts, samples, temperature=settings.temperature, seed=seed)
+    rewards = [task.reward(text) for task, group in zip(checked, completions, strict=True) for text in group]
+    return sum(rewards) / len(rewards)
+
+
+def _save(policy: Policy, folder: Path) -> None:
+    """Write to a temporary folder beside the final one and rename it, so that what lies there is always whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="writing-", dir=folder.parent))
+    try:
+        policy.model.save_pretrained(scratch)
+        record = {"losses": policy.losses, "checks": policy.checks}
+        (scratch / "warm_start.json").write_text(json.dumps(record))
+        if folder.exists():  # an unreadable one, or another process was quicker with the same
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _load(folder: Path) -> Policy | None:
+    """What lies in the folder, or None when there is nothing that can be read."""
+    if not folder.is_dir():
+        return None
+    try:
+        record = json.loads((folder / "warm_start.json").read_text())
+        policy = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever is wrong with a cached file, the answer is to make it anew
+        logger.warning("the cached warm start %s cannot be read (%s); it is made anew", folder, error)
+        return None
+    return Policy(policy, build_tokenizer(), record["losses"], [(step, rate) for step, rate in record["checks"]])

@@ -1,0 +1,145 @@
+"""SuccessRate: fields, tables, description, and the Pyro program against the Beta-Binomial law."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS
+from scipy import stats
+
+from bayes_prompt.errors import CannotLower
+from bayes_prompt.history import History
+from bayes_prompt.models.success_rate import SuccessRate
+
+TRIALS = torch.tensor([[8, 0, 4], [8, 8, 0], [2, 0, 0]])
+
+
+def per_prompt(alpha: list[float], beta: list[float]) -> dist.Beta:
+    return dist.Beta(*(torch.tensor(values, dtype=torch.float64) for values in (alpha, beta)))
+
+
+def test_defaults_are_exact_bayes_with_a_flat_prior() -> None:
+    tables = SuccessRate().lower(torch.float64)
+    assert (tables.alpha.tolist(), tables.beta.tolist()) == ([1.0], [1.0])
+    assert (tables.decay, tables.decay_unobserved) == (1.0, False)
+
+
+def test_lower_casts_from_float64() -> None:
+    alpha, beta = [0.1, 0.7, 1e6 + 0.1], [3.3, 1e-30, 2.0]
+    model = SuccessRate(per_prompt(alpha, beta), decay=0.5, decay_unobserved=True)
+    tables = model.lower(torch.float32)
+    assert torch.equal(tables.alpha, torch.tensor(alpha, dtype=torch.float32))
+    assert torch.equal(tables.beta, torch.tensor(beta, dtype=torch.float32))
+    assert (tables.decay, tables.decay_unobserved) == (0.5, True)
+    assert model.lower(torch.float64).alpha.tolist() == alpha
+    with pytest.raises(TypeError, match=r"dtype must be torch.float32 or torch.float64; got torch.bfloat16"):
+        model.lower(torch.bfloat16)
+    with pytest.raises(CannotLower, match=r"prior: beta\[1\] is 1e-39, which torch.float32 cannot hold"):
+        SuccessRate(per_prompt([1.0, 1.0], [1.0, 1e-39])).lower()
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (dist.Normal(0.0, 1.0), r"prior is a Normal; a Beta with batch shape \(\) or \(N,\) works"),
+        (dist.Uniform(0.0, 1.0), r"prior is a Uniform; a Beta"),
+        (dist.Beta(torch.ones(3), torch.ones(3)).to_event(1), r"prior is a Independent; a Beta"),
+        (dist.Beta(torch.ones(2, 3), torch.ones(3)), r"prior has batch shape \(2, 3\); a Beta"),
+        (0.5, r"prior is a float; a Beta"),
+    ],
+)
+def test_other_priors_cannot_be_lowered(prior: object, message: str) -> None:
+    with pytest.raises(CannotLower, match=message):
+        SuccessRate(prior)  # type: ignore[arg-type]
+
+
+def test_bad_fields_are_named() -> None:
+    unchecked = dist.Beta(torch.tensor([1.0, math.inf]), torch.ones(2), validate_args=False)
+    with pytest.raises(ValueError, match=r"prior: alpha\[1\] = inf must be positive and finite"):
+        SuccessRate(unchecked)
+    with pytest.raises(ValueError, match=r"prior: beta = 0.0 must be positive and finite"):
+        SuccessRate(dist.Beta(1.0, 0.0, validate_args=False))
+    for decay in (-0.01, 1.01, math.nan):
+        with pytest.raises(ValueError, match=rf"decay must lie in \[0, 1\]; got {decay}"):
+            SuccessRate(decay=decay)
+    with pytest.raises(TypeError, match="decay must be a number; got str"):
+        SuccessRate(decay="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="decay_unobserved must be True or False; got 1"):
+        SuccessRate(decay_unobserved=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="prior has 2 entries, but history has 3 prompts"):
+        SuccessRate(per_prompt([1.0, 1.0], [1.0, 1.0])).pyro_model(History(None, TRIALS))
+
+
+def test_descriptions_identify_the_model() -> None:
+    several = [
+        SuccessRate(),
+        SuccessRate(dist.Beta(1.0, 2.0)),
+        SuccessRate(per_prompt([1.0, 1.0], [1.0, 1.0])),
+        SuccessRate(per_prompt([1.0, 1.0], [1.0, 1.0 + 1e-15])),
+        SuccessRate(decay=0.5),
+        SuccessRate(decay_unobserved=True),
+    ]
+    texts = [json.dumps(model.describe(), sort_keys=True) for model in several]
+    assert all(one != other for one, other in combinations(texts, 2))
+    assert texts[0] == json.dumps(SuccessRate().describe(), sort_keys=True)
+    assert all(json.loads(text) == model.describe() for text, model in zip(texts, several, strict=True))
+
+
+def test_posterior_starts_at_the_prior() -> None:
+    posterior = SuccessRate(per_prompt([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])).posterior(3, dtype=torch.float64)
+    assert posterior.alpha.tolist() == [1.0, 2.0, 3.0]
+    assert posterior.beta.tolist() == [4.0, 5.0, 6.0]
+    own = SuccessRate().posterior(2, alpha=torch.tensor([2.0, 3.0]), beta=torch.tensor([1.0, 4.0]))
+    torch.testing.assert_close(own.success_rate(), torch.tensor([2 / 3, 3 / 7]))
+
+
+def test_density_is_prior_times_binomials_of_what_was_seen() -> None:
+    successes = torch.tensor([[3, 0, 4], [8, 1, 0], [0, 0, 0]])
+    alpha, beta = [0.5, 2.0, 3.0], [1.5, 2.0, 0.25]
+    rate = torch.tensor([0.25, 0.5, 0.875], dtype=torch.float64)
+    model = SuccessRate(per_prompt(alpha, beta))
+    trace = poutine.trace(poutine.condition(model.pyro_model, {"rate": rate})).get_trace(History(successes, TRIALS))
+    expected = stats.beta.logpdf(rate, alpha, beta).sum() + stats.binom.logpmf(successes, TRIALS, rate).sum()
+    # Sums of a dozen logarithms below 100; trials = 0 contributes binom.logpmf(0, 0, rate) = 0.
+    assert float(trace.log_prob_sum()) == pytest.approx(expected, abs=1e-10)
+    assert trace.nodes["rate"]["value"].dtype == torch.float64
+
+
+def test_prior_predictive_is_beta_binomial() -> None:
+    prompts, group = 20_000, 6
+    trials = torch.full((2, prompts), group)
+    trials[1, ::2] = 0
+    successes = SuccessRate(dist.Beta(0.5, 2.0)).pyro_model(History(None, trials))
+    assert successes.dtype == torch.int64
+    assert (successes[trials == 0] == 0).all()
+    law = torch.from_numpy(stats.betabinom.pmf(range(group + 1), group, 0.5, 2.0))
+    for seen in (successes[0], successes[1, 1::2]):
+        frequency = torch.bincount(seen, minlength=group + 1).double() / len(seen)
+        # Six standard deviations, and a handful of draws where the normal approximation of rare counts is poor.
+        assert ((frequency - law).abs() <= 6 * (law * (1 - law) / len(seen)).sqrt() + 8 / len(seen)).all()
+    # A prompt keeps its rate: the two steps of one prompt are correlated as the Beta-Binomial says, 1 / (a + b + 1).
+    both = successes[:, 1::2].double() / group
+    covariance = ((both[0] - both[0].mean()) * (both[1] - both[1].mean())).mean()
+    variance_of_rate = 0.2 * 0.8 / 3.5
+    assert abs(covariance - variance_of_rate) <= 6 * ((both[0] - 0.2) * (both[1] - 0.2)).std() / both.shape[1] ** 0.5
+
+
+def test_nuts_runs_and_the_graph_is_the_model() -> None:
+    model = SuccessRate(dist.Beta(2.0, 2.0))
+    history = History(torch.tensor([[3, 0, 4], [8, 1, 0], [0, 0, 0]]), TRIALS)
+    chain = MCMC(NUTS(model.pyro_model, max_tree_depth=3), 3, warmup_steps=2, disable_progbar=True)
+    chain.run(history)
+    rate = chain.get_samples()["rate"]
+    assert rate.shape == (3, 3)
+    assert ((rate > 0) & (rate < 1)).all()
+    source = pyro.render_model(model.pyro_model, (history,)).source
+    assert "rate -> successes" in source
+    assert "label=prompts" in source
+    assert "label=steps" in source
