@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayes_prompt import acquisition, recipes
+    import bayes_prompt.acquisition as acquisition
+    import bayes_prompt.recipes as recipes
     from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
     from bayes_prompt.history import History
     from bayes_prompt.models import priors

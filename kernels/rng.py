@@ -1,13 +1,13 @@
-"""Counter-based random numbers: Philox4x32-10 in torch, the definition that the CPU and Triton versions equal bit for bit.
+"""Counter-based random numbers: Philox4x32-10 in torch, which the CPU and Triton versions equal bit for bit.
 
-Every random word is a function of (seed, step, prompt, stream, attempt) and of nothing else, so draws do not depend on the
-device, on how a pool is chunked or on the number of ranks. The layout of key and counter is a stability contract::
+Every random word is a function of (seed, step, prompt, stream, attempt) and of nothing else, so draws do not depend on
+the device, on how a pool is chunked or on the number of ranks. The layout of key and counter is a stability contract::
 
     key     = (seed & 0xffffffff, seed >> 32)
     counter = (prompt & 0xffffffff, prompt >> 32, step, stream << 24 | attempt)
 
-Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3. Words are held in
-int64 tensors (torch has no arithmetic on uint32), each in [0, 2**32).
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3. Words are
+held in int64 tensors (torch has no arithmetic on uint32), each in [0, 2**32).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ATTEMPT_LIMIT = 2**24
 
 
 def check(seed: int, step: int, first_prompt: int = 0) -> None:
-    """Raise ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32 and 0 <= first_prompt < 2**62 (TypeError: no integer)."""
+    """Raise ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32, 0 <= first_prompt < 2**62 (TypeError: no integer)."""
     _check("seed", seed, SEED_LIMIT)
     _check("step", step, STEP_LIMIT)
     _check("first_prompt", first_prompt, PROMPT_LIMIT)
@@ -58,8 +58,8 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 def words(seed: int, step: int, prompts: Tensor, stream: int, attempt: int = 0) -> Words:
     """Four random 32-bit words for each of `prompts` (int64, any shape and device, each in [0, 2**62)).
 
-    Returns four int64 tensors of that shape with values in [0, 2**32). Raises ValueError when seed, step, stream or attempt
-    is out of range, TypeError when one is no integer or `prompts` is not int64.
+    Returns four int64 tensors of that shape with values in [0, 2**32). Raises ValueError when seed, step, stream or
+    attempt is out of range, TypeError when one is no integer or `prompts` is not int64.
     """
     check(seed, step)
     _check("stream", stream, 2**8)
@@ -82,7 +82,7 @@ def uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def tie_keys(seed: int, step: int, prompts: Tensor) -> Tensor:
-    """The 63-bit tie-break key of each prompt, int64 and non-negative: of two equal scores the smaller key is picked."""
+    """The 63-bit tie-break key of each prompt, int64, not negative: of two equal scores the smaller key is picked."""
     w0, w1, _, _ = words(seed, step, prompts, TIE)
     return w0 << 31 | w1 >> 1
 

@@ -38,7 +38,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def words(seed, step, prompt, stream: tl.constexpr, attempt):  # type: ignore[no-untyped-def]
-    """The four words of `rng.words` for a block of int64 prompt numbers; seed and step int64 scalars, attempt an int32 one."""
+    """The four words of `rng.words` for a block of int64 prompt numbers; seed and step are int64 scalars."""
     c0 = (prompt & _MASK).to(tl.uint32)
     c1 = (prompt >> 32).to(tl.uint32)
     c2 = tl.zeros_like(c0) + step.to(tl.uint32)

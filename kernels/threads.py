@@ -1,8 +1,8 @@
 """How the compiled CPU kernels are compiled and spread over threads.
 
-Kernels are compiled without `parallel=True`: they release the GIL and Python threads call them on ranges of rows. Numba's own
-threading layers end the process when two threads call at once (workqueue) or when a process that used them forks (GNU
-OpenMP), both of which a trainer does; and a kernel without them compiles several times faster.
+Kernels are compiled without `parallel=True`: they release the GIL and Python threads call them on ranges of rows.
+Numba's own threading layers end the process when two threads call at once (workqueue) or when a process that used them
+forks (GNU OpenMP), both of which a trainer does; and a kernel without them compiles several times faster.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MIN_ROWS = 1 << 14  # below this a range is not worth handing to a thread (tens 
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba when first called, releasing the GIL, IEEE arithmetic, cached on disk where there is a place for it.
+    """Compile with numba when first called: releases the GIL, IEEE arithmetic, cached on disk where there is a place.
 
-    The cache of a kernel knows its own source file only: after a change to a function of another file that it calls, touch it.
+    The cache of a kernel knows its own source file only: after a change to a function of another file, touch it.
     """
     try:
         return numba.njit(function, cache=True, nogil=True, error_model="numpy")
@@ -39,8 +39,8 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 def over_rows(rows: int, task: Callable[[int, int], Result], pieces_a_thread: int = 1) -> list[Result]:
     """Call task(start, stop) on consecutive ranges that make up range(rows), in `torch.get_num_threads()` threads.
 
-    Returns the results in the order of the ranges; more pieces than one a thread even out rows of unequal cost. `task` must
-    not depend on how the rows are split.
+    Returns the results in the order of the ranges; more pieces than one a thread even out rows of unequal cost. `task`
+    must not depend on how the rows are split.
     """
     threads = min(torch.get_num_threads(), max(1, rows // MIN_ROWS))
     if threads == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayes_prompt.kernels import backend as backends
+import bayes_prompt.kernels.backend as backends
 
 
 def top_b(

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import bayes_prompt.kernels.backend as backends
 from bayes_prompt.errors import CheckpointError
-from bayes_prompt.kernels import backend as backends
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
@@ -108,8 +108,8 @@ class Posterior(ABC):
             return
         entries = (entries[0].to(self.device), entries[1].to(self.device), entries[2].to(self.device))
         accepted = entries[0][0] < self.num_prompts
-        size = self._counters["group_size"]
-        size.copy_(torch.where(accepted, entries[2].max(), size))
+        group_size = self._counters["group_size"]
+        group_size.copy_(torch.where(accepted, entries[2].max(), group_size))
         self._pending.append((entries[0].clone(), entries[1].clone(), entries[2].clone()))
 
     def advance(self, elapsed: float = 1.0) -> None:
@@ -242,7 +242,8 @@ class Posterior(ABC):
         if isinstance(state["step"], bool) or not isinstance(state["step"], int) or state["step"] < 0:
             raise CheckpointError(f"posterior.step must be an integer of at least 0; got {state['step']!r}")
         try:
-            pending = checks.counts(*(state["pending"][name] for name in _PENDING), self.num_prompts)
+            index, successes, trials = (state["pending"][name] for name in _PENDING)
+            pending = checks.counts(index, successes, trials, self.num_prompts)
         except (IndexError, TypeError, ValueError) as error:
             raise CheckpointError(f"posterior.pending holds counts that cannot be: {error}") from error
         for name, mine in expected.items():

@@ -43,12 +43,11 @@ class BetaPosterior(Posterior):
         if (alpha is None) != (beta is None):
             raise ValueError("alpha and beta must be given together")
         tables = model.lower(dtype, self.device)
-        prior = {"alpha": tables.alpha, "beta": tables.beta} if alpha is None else {"alpha": alpha, "beta": beta}
-        checked = {name: self._prior_of(name, values) for name, values in prior.items()}
-        self._prior_alpha, self._prior_beta = checked["alpha"], checked["beta"]
+        self._prior_alpha = self._prior_of("alpha", tables.alpha if alpha is None else alpha)
+        self._prior_beta = self._prior_of("beta", tables.beta if beta is None else beta)
         self._own_prior = {}
         if alpha is not None:
-            both = torch.stack([checked["alpha"], checked["beta"]]).cpu().double()
+            both = torch.stack([self._prior_alpha, self._prior_beta]).cpu().double()
             self._own_prior = {"alpha_beta": hashlib.sha256(both.numpy().tobytes()).hexdigest()[:16]}
         self.alpha: Tensor = self._prior_alpha.expand(num_prompts).clone()
         self.beta: Tensor = self._prior_beta.expand(num_prompts).clone()

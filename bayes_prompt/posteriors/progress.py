@@ -44,8 +44,8 @@ class ProgressPosterior(Posterior):
     ) -> None:
         super().__init__(num_prompts, device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
         self.model = model
-        self._emission = model.emission
         tables = model.lower(dtype, self.device)
+        self._emission = tables.emission
         states = tables.num_states
         if concentration is None:
             self._prior = tables.concentration
@@ -80,7 +80,7 @@ class ProgressPosterior(Posterior):
 
     @property
     def concentration(self) -> Tensor:
-        """Dirichlet concentrations of the transitions, (N, K, K) as [prompt, from, to]; the prior's when learn=False."""
+        """Concentrations of the transitions, (N, K, K) as [prompt, from, to]; the prior's when learn=False."""
         if self._concentration is not None:
             return self._concentration.permute(2, 0, 1)
         prior = self._prior if self._prior.ndim == 3 else self._prior[:, :, None].expand(-1, -1, self.num_prompts)

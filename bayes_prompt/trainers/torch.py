@@ -31,16 +31,16 @@ T = TypeVar("T")
 
 
 class _Epoch(Iterator[T], Generic[T]):
-    """One pass over a sampler, its position counted in rows. Nothing is drawn before it is asked for."""
+    """One pass over a sampler, its position counted in rows. Nothing happens before it is asked for its first item.
 
-    def __init__(self, selector: PromptSelector, length: int, yielded: int, before: _Epoch[T] | None) -> None:
-        self.selector = selector
-        self.length = length
+    Loaders make iterators that they never use, so a sampler takes note of one only when it begins to draw.
+    """
+
+    def __init__(self, sampler: _PromptSampler[T], yielded: int) -> None:
+        self.sampler = sampler
         self.yielded = yielded
+        self.rest: list[int] = []  # rows that were drawn and not yet handed out
         self.drawn: list[torch.Tensor] = []
-        # What is left of an epoch that was not finished is given back when this one draws, and not when it is made:
-        # loaders make iterators that they never use.
-        self.before: _Epoch[T] | None = before if before is None or before.drawn else before.before
 
     def __iter__(self) -> _Epoch[T]:
         return self
@@ -51,37 +51,32 @@ class _Epoch(Iterator[T], Generic[T]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the rows that had been handed out."""
-        self.yielded = _position(state, self.length)
+        self.yielded = _position(state, self.sampler.rows_per_epoch)
+        self.sampler.forget()
 
-    def draw(self) -> list[int]:
-        """The next pick; StopIteration at the end of the epoch."""
-        if self.yielded >= self.length:
-            raise StopIteration
-        if self.before is not None and self.before.yielded < self.before.length:
-            give_back(self.selector, torch.cat(self.before.drawn))
-        self.before = None
-        # Up to the next multiple of the batch size, so that picks keep their bounds where a resume cut one in two.
-        size = self.selector.batch_size
-        self.drawn.append(self.selector.select(batch_size=size - self.yielded % size))
-        rows: list[int] = self.drawn[-1].tolist()
-        return rows
+    def take(self) -> list[int]:
+        """The rows that are next, drawn if need be; StopIteration at the end of the epoch."""
+        if not self.rest:
+            if self.yielded >= self.sampler.rows_per_epoch:
+                raise StopIteration
+            self.sampler.begin(self)
+            # Up to the next multiple of the batch size, so that picks keep their bounds where a resume cut one in two.
+            size = self.sampler.selector.batch_size
+            self.drawn.append(self.sampler.selector.select(batch_size=size - self.yielded % size))
+            self.rest = self.drawn[-1].tolist()
+        return self.rest
 
 
 class _Rows(_Epoch[int]):
-    _rest: Iterator[int] = iter(())
-
     def __next__(self) -> int:
-        row = next(self._rest, None)
-        if row is None:
-            self._rest = iter(self.draw())
-            row = next(self._rest)
+        row = self.take().pop(0)
         self.yielded += 1
         return row
 
 
 class _Lists(_Epoch[list[int]]):
     def __next__(self) -> list[int]:
-        rows = self.draw()
+        rows, self.rest = self.take(), []
         self.yielded += len(rows)
         return rows
 
@@ -99,26 +94,38 @@ class _PromptSampler(Sampler[T], Generic[T]):
             raise ValueError(f"picks_per_epoch must be at least 1; got {picks_per_epoch}")
         self.selector = selector
         self.picks_per_epoch = picks_per_epoch
-        self._latest: _Epoch[T] | None = None
+        self._current: _Epoch[T] | None = None
         self._resume_at = 0
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows that one pass over the sampler hands out."""
+        return self.picks_per_epoch * self.selector.batch_size
 
     def __iter__(self) -> _Epoch[T]:
-        self._latest = self._epoch(self.selector, self._rows, self._resume_at, self._latest)
-        self._resume_at = 0
-        return self._latest
+        return self._epoch(self, self._resume_at)
+
+    def begin(self, epoch: _Epoch[T]) -> None:
+        """Note that an epoch draws; what another left out, that was not gone through to its end, is released."""
+        left, self._current, self._resume_at = self._current, epoch, 0
+        if left is not None and left is not epoch and left.yielded < self.rows_per_epoch:
+            give_back(self.selector, torch.cat(left.drawn))
+
+    def forget(self) -> None:
+        """Leave alone what was drawn so far: the state of another time or process is about to be restored."""
+        self._current = None
 
     def state_dict(self) -> dict[str, int]:
-        """Position of the latest epoch, in rows. Prompts that are out do not count: they are handed out again."""
-        yielded = self._resume_at if self._latest is None else self._latest.yielded
-        return {"yielded": max(0, yielded - len(self.selector.in_flight))}
+        """Position in the epoch, in rows. Prompts that are out do not count: they will be handed out again."""
+        if self._current is None:
+            return {"yielded": self._resume_at}
+        taken = self._current.yielded + len(self._current.rest)
+        return {"yielded": max(0, taken - len(self.selector.in_flight))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next epoch go on at a position; at the end of an epoch a new one begins."""
-        self._resume_at = _position(state, self._rows) % self._rows
-
-    @property
-    def _rows(self) -> int:
-        return self.picks_per_epoch * self.selector.batch_size
+        self._resume_at = _position(state, self.rows_per_epoch) % self.rows_per_epoch
+        self.forget()
 
 
 class PromptSampler(_PromptSampler[int]):
@@ -132,7 +139,7 @@ class PromptSampler(_PromptSampler[int]):
     _epoch = _Rows
 
     def __len__(self) -> int:
-        return self._rows
+        return self.rows_per_epoch
 
 
 class PromptBatchSampler(_PromptSampler[list[int]]):

@@ -102,63 +102,76 @@ def _advance(
     rest = rest_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
     stride = num_prompts.to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    state = tl.arange(0, K_PADDED)[:, None]
     inside = row < stride
-    mask = (state < K) & inside[None, :]
-    tile = state.to(tl.int64) * stride + row[None, :]
 
     # Condition the observed rows. Denominators of rows that do not need one are 1.
     m = tl.load(slot + row, mask=inside, other=-1).to(tl.int64)
     observed = m >= 0
-    b = tl.load(belief + tile, mask=mask, other=0.0)
-    seen = tl.load(likelihood + m[None, :] * K + state, mask=mask & observed[None, :], other=0.0)
-    total = tl.sum(b * seen, axis=0)
+    seen = ()
+    total = tl.zeros([BLOCK], dtype=scalar)
+    mass = tl.zeros([BLOCK], dtype=scalar)
+    for k in tl.static_range(K):
+        seen = seen + (tl.load(likelihood + m * K + k, mask=observed, other=0.0),)
+        total += tl.load(belief + k * stride + row, mask=inside, other=0.0) * seen[k]
+        mass += seen[k]
     expected = total > TINY
-    mass = tl.where(observed, tl.where(expected, total, tl.sum(seen, axis=0)), 1.0)
-    joint = tl.where(expected[None, :], b * seen, seen)
-    q = tl.where(observed[None, :], joint / mass[None, :], b)
+    mass = tl.where(observed, tl.where(expected, total, mass), 1.0)
 
     flags = tl.where(expected, 0, _UNEXPECTED)
     x = tl.zeros([BLOCK], dtype=scalar)
     if LEARN:
-        p = tl.load(posterior + tile, mask=mask & observed[None, :], other=0.0)
         if tl.max(m, axis=0) >= 0:
             for j in tl.static_range(K):
-                c = tl.load(concentration + j * K * stride + tile, mask=mask, other=0.0)
-                from_j = tl.sum(tl.where(state == j, p, 0.0), axis=0)
-                x += from_j * (tl.sum(c * seen, axis=0) / tl.where(inside, tl.sum(c, axis=0), 1.0))
+                leaving = tl.zeros([BLOCK], dtype=scalar)
+                arriving = tl.zeros([BLOCK], dtype=scalar)
+                for i in tl.static_range(K):
+                    c = tl.load(concentration + (j * K + i) * stride + row, mask=observed, other=1.0)
+                    leaving += c
+                    arriving += c * seen[i]
+                x += tl.load(posterior + j * stride + row, mask=observed, other=0.0) * (arriving / leaving)
         flags += tl.where(x > TINY, 0, _IMPOSSIBLE)
     tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)
     tl.store(status + m, flags, mask=observed)
 
-    # No warp may overwrite what another has still to read.
-    tl.debug_barrier()
-    tl.store(posterior + tile, q, mask=mask)
-    predicted = tl.zeros([K_PADDED, BLOCK], dtype=scalar)
+    predicted = ()
     for j in tl.static_range(K):
-        if PRIOR_PER_PROMPT:
-            c0 = tl.load(prior + j * K * stride + tile, mask=mask, other=0.0)
-        else:
-            c0 = tl.load(prior + j * K + state, mask=state < K, other=0.0)
+        c = ()
+        leaving = tl.zeros([BLOCK], dtype=scalar)
+        for i in tl.static_range(K):
+            if LEARN:
+                at = concentration + (j * K + i) * stride + row
+            else:
+                at = prior + (j * K + i) * stride + row if PRIOR_PER_PROMPT else prior + j * K + i + tl.zeros_like(row)
+            c = c + (tl.load(at, mask=inside, other=1.0),)
+            leaving += c[i]
         if LEARN:
-            c = tl.load(concentration + j * K * stride + tile, mask=mask, other=0.0)
-            from_j = tl.sum(tl.where(state == j, p, 0.0), axis=0)
-            # p is 0 in rows that were not observed. The order of factors keeps each of them finite.
-            scale = tl.where(x > TINY, from_j / tl.where(x > TINY, x, 1.0), 0.0)
-            transition = c / tl.where(inside, tl.sum(c, axis=0), 1.0)[None, :]
-            c = decay * c + rest * c0 + scale[None, :] * (transition * seen)
-            tl.store(concentration + j * K * stride + tile, c, mask=mask)
-            mass = tl.where(inside, tl.sum(c, axis=0), 1.0)
-        elif PRIOR_PER_PROMPT:
-            c = c0
-            mass = tl.where(inside, tl.sum(c, axis=0), 1.0)
-        else:
-            c = c0
-            mass = tl.sum(c, axis=0)
-        predicted += tl.sum(tl.where(state == j, q, 0.0), axis=0)[None, :] * (c / mass[None, :])
-    # Rounding would let a belief's sum wander over thousands of steps: it is divided out.
-    predicted = predicted / tl.where(inside, tl.sum(predicted, axis=0), 1.0)[None, :]
-    tl.store(belief + tile, predicted, mask=mask)
+            p = tl.load(posterior + j * stride + row, mask=observed, other=0.0)
+            scale = tl.where(x > TINY, p / tl.where(x > TINY, x, 1.0), 0.0)
+            c_old = c
+            c = ()
+            new = tl.zeros([BLOCK], dtype=scalar)
+            for i in tl.static_range(K):
+                if PRIOR_PER_PROMPT:
+                    c0 = tl.load(prior + (j * K + i) * stride + row, mask=inside, other=1.0)
+                else:
+                    c0 = tl.load(prior + j * K + i)
+                c = c + (decay * c_old[i] + rest * c0 + scale * (c_old[i] / leaving * seen[i]),)
+                tl.store(concentration + (j * K + i) * stride + row, c[i], mask=inside)
+                new += c[i]
+            leaving = new
+        b = tl.load(belief + j * stride + row, mask=inside, other=0.0)
+        q = tl.where(observed, tl.where(expected, b * seen[j], seen[j]) / mass, b)
+        tl.store(posterior + j * stride + row, q, mask=inside)
+        share = q / leaving
+        previous = predicted
+        predicted = ()
+        for i in tl.static_range(K):
+            predicted = predicted + (share * c[i] if j == 0 else previous[i] + share * c[i],)
+    total = predicted[0]
+    for i in tl.static_range(1, K):
+        total += predicted[i]
+    for i in tl.static_range(K):
+        tl.store(belief + i * stride + row, predicted[i] / tl.where(inside, total, 1.0), mask=inside)
 
 
 def _variant(states: int, scalar: str, learn: bool, per_prompt: bool) -> tuple[object, dict[str, str], dict[str, object], int]:

@@ -51,7 +51,8 @@ def _accepts(y, d, u):  # type: ignore[no-untyped-def]
     if y <= -1.0:
         return False
     square = y * y
-    # Marsaglia and Tsang's squeeze, u < 1 - 0.0331 x**4 with x**2 = 9 d y**2, implies the test and settles most of them.
+    # Marsaglia and Tsang's squeeze, u < 1 - 0.0331 x**4 with x**2 = 9 d y**2, implies the test and settles most of
+    # them.
     if u < 1.0 - 0.0331 * 81.0 * (d * square) * (d * square):
         return True
     if abs(y) < SERIES_BELOW:

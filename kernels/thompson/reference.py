@@ -20,12 +20,14 @@ from bayes_prompt.kernels.thompson import (
 
 
 def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
-    """Write one draw from Beta(alpha[n], beta[n]) into out[n]; all (N,) float32 or float64, parameters positive and finite.
+    """Write one draw from Beta(alpha[n], beta[n]) into out[n].
 
-    Draws lie in [0, 1] and are never NaN, for parameters from 1e-6 to 1e10. The draw is logistic(log X - log Y) with gamma
-    variates X and Y of shapes alpha and beta. Source: Marsaglia and Tsang, "A simple method for generating gamma variables",
-    ACM TOMS 26(3), 2000, algorithm of section 3; shapes below 1 by X(a) = X(a + 1) U**(1/a), their section 6.
-    Raises ValueError when seed, step or first_prompt is out of range.
+    All are (N,) float32 or float64, contiguous; parameters are positive and finite.
+    Draws lie in [0, 1] and are never NaN, for parameters from 1e-6 to 1e10. The draw is logistic(log X - log Y) with
+    gamma variates X and Y of shapes alpha and beta. Source: Marsaglia and Tsang, "A simple method for generating gamma
+    variables", ACM TOMS 26(3), 2000; shapes below 1 by X(a) = X(a + 1) U**(1/a), their section 6.
+    Raises TypeError or ValueError for tensors of another dtype or shape, and when seed, step or first_prompt is out of
+    range.
     """
     check_beta(alpha, beta, seed, step, first_prompt, out)
     prompts = prompt_numbers(first_prompt, len(alpha), alpha)
@@ -55,11 +57,12 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
 
 
 def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
-    """Write a state drawn from belief[:, n] into out[n]; belief (K, N) float32 or float64, not negative, out (N,) int64.
+    """Write a state drawn from belief[:, n] into out[n].
 
+    belief: (K, N) float32 or float64, not negative, any strides. out: (N,) int64, contiguous.
     The state is the first whose cumulative belief exceeds u times the total, so that sums that end below 1 are right; a
     state of belief 0 is never drawn, and a column without a positive belief gives -1.
-    Raises ValueError when seed, step or first_prompt is out of range.
+    Raises TypeError or ValueError as `sample_beta` does.
     """
     check_state(belief, seed, step, first_prompt, out)
     prompts = prompt_numbers(first_prompt, belief.shape[1], belief)
@@ -83,8 +86,9 @@ def _constants(shape: Tensor) -> tuple[Tensor, Tensor]:
 def _accepts(y: Tensor, d: Tensor, u: Tensor) -> Tensor:
     """Marsaglia and Tsang's test: v = 1 + y > 0 and log u < x**2 / 2 + d (1 - v**3 + 3 log v), where y = c x.
 
-    As x**2 / 2 = 9 d y**2 / 2, the right side is 3 d (log(1 + y) - y + y**2 / 2 - y**3 / 3): the parts that cancel are taken
-    out by hand, for at a shape of 1e10 rounding would leave nothing else. The rest is a series in y that starts with y**4.
+    As x**2 / 2 = 9 d y**2 / 2, the right side is 3 d (log(1 + y) - y + y**2 / 2 - y**3 / 3): the parts that cancel are
+    taken out by hand, for at a shape of 1e10 rounding would leave nothing else. The rest is a series in y that starts
+    with y**4.
     """
     series = torch.zeros_like(y)
     for power in range(SERIES_TERMS + 3, 3, -1):

@@ -1,7 +1,7 @@
 """Thompson draws for CUDA and ROCm (and, on CPU tensors, Triton's interpreter), in the dtype of the beliefs.
 
-Random words equal the reference's bit for bit, and so do draws to rounding, except where an accept test lies within rounding
-error: there another attempt is taken.
+Random words equal the reference's bit for bit, and so do draws to rounding, except where an accept test lies within
+rounding error: there another attempt is taken.
 """
 
 from __future__ import annotations
@@ -63,30 +63,28 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
 def precision(dtype: torch.dtype) -> dict[str, float]:
     """What the series need for the rounding of `dtype`.
 
-    SERIES_BELOW: up to which y the accept test uses its series of 12 terms, so that truncation and, beyond, cancellation are
-    both small. In float32 they leave (1/4)**12 ~ 6e-8; beyond, d < (6.8 / (1/4))**2 / 9 ~ 82 (no normal exceeds 6.8), so that
-    a rounding error of 6e-8 is multiplied by 3 d ~ 250 at most.
-    TRIG_TERMS: of sine and cosine up to pi / 4: 5 leave x**12 / 12! ~ 1e-10, 9 leave x**20 / 20! ~ 3e-21.
+    SERIES_BELOW: up to which y the accept test uses its series. No normal exceeds 6.8, so that y = 1/4 means
+    d < (6.8 / y)**2 / 9 ~ 82: in float32 the terms left out are 3 d y**12 / 12 ~ 1e-6 there, and beyond a rounding
+    error of 6e-8 is multiplied by 3 d ~ 250.
+    TRIG_TERMS: of sine and cosine up to pi / 4: 5 leave x**12 / 12! ~ 1e-10, 8 leave x**18 / 18! ~ 2e-18.
     """
     if dtype == torch.float32:
         return {"SERIES_BELOW": 1 / 4, "TRIG_TERMS": 5}
-    return {"SERIES_BELOW": thompson.SERIES_BELOW, "TRIG_TERMS": 9}
+    return {"SERIES_BELOW": thompson.SERIES_BELOW, "TRIG_TERMS": 8}
 
 
 @triton.jit
 def _cos_sin(u, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """cos(2 pi u) and sin(2 pi u) for u in [0, 1]. As the range is known, no general reduction of the angle is needed."""
+    """cos(2 pi u) and sin(2 pi u) for u in [0, 1]: the range is known, no general reduction of the angle is needed."""
     quarter = tl.floor(4.0 * u + 0.5)
     x = (4.0 * u - quarter) * 1.5707963267948966  # within pi / 4 of zero; the difference is exact
     square = x * x
     cos = tl.zeros_like(u) + 1.0
     sin = cos
     for step in tl.static_range(TERMS):
-        k: tl.constexpr = TERMS - step
-        cos_factor: tl.constexpr = -1.0 / ((2 * k - 1) * (2 * k))
-        sin_factor: tl.constexpr = -1.0 / ((2 * k) * (2 * k + 1))
-        cos = 1.0 + cos * (square * cos_factor)
-        sin = 1.0 + sin * (square * sin_factor)
+        # The coefficients are expressions, not variables: a variable would be a float32 tensor.
+        cos = 1.0 - cos * (square * (1.0 / ((2 * (TERMS - step) - 1) * (2 * (TERMS - step)))))
+        sin = 1.0 - sin * (square * (1.0 / ((2 * (TERMS - step)) * (2 * (TERMS - step) + 1))))
     sin *= x
     turn = quarter.to(tl.int32)
     odd = (turn & 1) == 1
@@ -102,9 +100,8 @@ def _rest(y, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
     """log(1 + y) - y + y**2 / 2 - y**3 / 3, which starts with y**4, and log(1 + y); -1 < y."""
     series = tl.zeros_like(y)
     for step in tl.static_range(_TERMS):
-        power: tl.constexpr = _TERMS + 3 - step
-        coefficient: tl.constexpr = ((power % 2) * 2.0 - 1.0) / power
-        series = series * y + coefficient
+        # (-1)**(k + 1) / k for k from TERMS + 3 down to 4; an expression, as in _cos_sin.
+        series = series * y + (((_TERMS + 3 - step) % 2) * 2.0 - 1.0) / (_TERMS + 3 - step)
     square = y * y
     leading = y * (1.0 - y * (0.5 - y * (1.0 / 3.0)))
     log = tl.log(1.0 + y)
@@ -113,7 +110,7 @@ def _rest(y, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
     return rest, tl.where(near, leading + rest, log)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
 def _sample_beta(  # type: ignore[no-untyped-def]
     alpha,
     beta,
@@ -164,7 +161,7 @@ def _sample_beta(  # type: ignore[no-untyped-def]
     tl.store(out + row, tl.where(logit >= 0.0, 1.0, small) / (1.0 + small), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
 def _sample_state(  # type: ignore[no-untyped-def]
     belief,
     out,
@@ -184,9 +181,7 @@ def _sample_state(  # type: ignore[no-untyped-def]
     total = tl.zeros([BLOCK], dtype=scalar)
     for state in range(num_states):
         total += tl.load(column + state * state_stride, mask=inside, other=0.0)
-    word, _, _, _ = rng_triton.words(
-        seed.to(tl.int64), step.to(tl.int64), row + first_prompt, rng_triton.STATE, 0
-    )
+    word, _, _, _ = rng_triton.words(seed.to(tl.int64), step.to(tl.int64), row + first_prompt, rng_triton.STATE, 0)
     target = rng_triton.uniform(word, scalar) * total
     cumulative = tl.zeros([BLOCK], dtype=scalar)
     drawn = tl.full([BLOCK], -1, dtype=tl.int64)

@@ -1,4 +1,5 @@
-"""The exact pick on the CPU: one pass over the scores, a bounded heap for each range of rows, one small sort at the end.
+"""The exact pick on the CPU: one pass over the scores, a bounded heap for each range of rows, one small sort at the
+end.
 
 A range is read in blocks. A block without a score that reaches the heap's worst costs one vectorised comparison a row;
 keys are computed only for rows that enter the heap or tie with its worst row.

@@ -13,11 +13,11 @@ from bayes_prompt.kernels.top_b import check_arguments
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
     """The `batch` best allowed rows of `scores`, best first, as (batch,) int64 on the device of `scores`.
 
-    Order: score descending, then the tie key of prompt first_prompt + row ascending, then row ascending. NaN ranks below
-    -inf, and -0.0 equals 0.0. Where fewer than `batch` rows are allowed the tail is -1.
+    Order: score descending, then the tie key of prompt first_prompt + row ascending, then row ascending. NaN ranks
+    below -inf, and -0.0 equals 0.0. Where fewer than `batch` rows are allowed the tail is -1.
 
-    scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. Raises ValueError when batch is negative or
-    seed, step or first_prompt is out of range.
+    scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. Raises ValueError when batch is negative
+    or seed, step or first_prompt is out of range.
     """
     check_arguments(scores, allowed, batch, seed, step, first_prompt)
     rows = torch.arange(len(scores)) if allowed is None else allowed.cpu().nonzero().squeeze(1)

@@ -1,11 +1,12 @@
-"""The exact pick for CUDA and ROCm (and, on CPU tensors, Triton's interpreter): a radix select without host synchronisation.
+"""The exact pick for CUDA and ROCm (and, on CPU tensors, Triton's interpreter): a radix select without host
+synchronisation.
 
-Every row has a place in the order given by three unsigned words: rank (of its score, 0 the best), tie key and row number. The
-threshold is the place of the batch-th best row, found digit by digit, eight bits each from the top: a pass counts the digits
-of the rows that share the digits found so far. As soon as whole buckets fill the batch exactly the rest of the threshold is
-all ones, and the remaining passes, always launched, return at once: random scores take two or three passes, and keys are
-computed only among rows whose score ties with the threshold's. One pass then gathers the rows that are not beyond the
-threshold, in any order, and a sort of these few ends it.
+Every row has a place in the order given by three unsigned words: rank (of its score, 0 the best), tie key and row
+number. The threshold is the place of the batch-th best row, found digit by digit, eight bits each from the top: a pass
+counts the digits of the rows that share the digits found so far. As soon as whole buckets fill the batch exactly the
+rest of the threshold is all ones, and the remaining passes, always launched, return at once: random scores take two or
+three passes, and keys are computed only among rows whose score ties with the threshold's. One pass then gathers the
+rows that are not beyond the threshold, in any order, and a sort of these few ends it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from torch import Tensor
 from bayes_prompt.kernels import rng_triton
 from bayes_prompt.kernels.top_b import check_arguments
 
-BLOCK = 4096
-NUM_WARPS = 8
+COUNT = {"BLOCK": 4096, "num_warps": 8}
+GATHER = {"BLOCK": 1024, "num_warps": 4}  # it holds keys, ranks and rows at once
 LAST = 2**63 - 1
 RANK, KEY, ROW = 0, 1, 2
-_KEY, _ROW = tl.constexpr(KEY), tl.constexpr(ROW)
 
 
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
@@ -32,64 +32,187 @@ def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: i
     found = torch.full((3, batch), LAST, dtype=torch.int64, device=scores.device)
     if batch == 0 or rows == 0:
         return torch.full_like(found[ROW], -1)
-    rank_bytes, row_bytes = scores.element_size(), (rows.bit_length() + 7) // 8
-    digits = [(word, 8 * byte) for word, size in enumerate((rank_bytes, 8, row_bytes)) for byte in reversed(range(size))]
+    sizes = (scores.element_size(), 8, (rows.bit_length() + 7) // 8)  # bytes of rank, key and row number
+    digits = [(word, 8 * byte) for word, size in enumerate(sizes) for byte in reversed(range(size))]
 
-    state = torch.empty((len(digits) + 1, 4), dtype=torch.int64, device=scores.device)
-    for column, value in enumerate((2 ** (8 * rank_bytes) - 1 if rank_bytes < 8 else -1, LAST, 2 ** (8 * row_bytes) - 1)):
-        state[0, column].fill_(value)
-    state[0, 3].fill_(batch)
+    # One row a pass, and a first one from which pass 0 starts: everything is within the threshold.
+    state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=scores.device)
+    state[0, RANK] = 2**32 - 1 if sizes[RANK] == 4 else -1
+    state[0, KEY] = LAST
+    state[0, ROW] = LAST
+    state[0, 3] = batch
     counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=scores.device)
-    count = torch.zeros(1, dtype=torch.int64, device=scores.device)
-    mask = scores if allowed is None else allowed.view(torch.uint8)
-    common = (scores, mask, state, counts, rows, seed, step, first_prompt)
-    grid = (triton.cdiv(rows, BLOCK),)
-    constants = {"MASKED": allowed is not None, "BLOCK": BLOCK, "num_warps": NUM_WARPS}
-    before = (RANK, 0)
+    counts[0, 255] = LAST
+    filled = torch.zeros(1, dtype=torch.int64, device=scores.device)
+    common = (scores, scores if allowed is None else allowed.view(torch.uint8), state, counts, rows)
+    numbers = (seed, step, first_prompt)
+    masked = allowed is not None
     with torch.cuda.device_of(scores):
+        before = (RANK, 0)
         for number, (word, shift) in enumerate(digits):
-            _count[grid](*common, number, *before, shift, WORD=word, **constants)
+            grid = (triton.cdiv(rows, COUNT["BLOCK"]),)
+            _count[grid](*common, *numbers, number, *before, shift, WORD=word, MASKED=masked, **COUNT)
             before = (word, shift)
-        _gather[grid](*common, len(digits), *before, found, count, batch, **constants)
-    for word in (ROW, KEY, RANK):  # stable sorts, the last word first
+        grid = (triton.cdiv(rows, GATHER["BLOCK"]),)
+        _gather[grid](*common, *numbers, len(digits), *before, found, filled, batch, MASKED=masked, **GATHER)
+    for word in (ROW, KEY, RANK):  # stable sorts, the least significant word first
         found = found[:, found[word].argsort(stable=True)]
     return torch.where(found[ROW] == LAST, -1, found[ROW])
 
 
 @triton.jit
-def _ranks(score):  # type: ignore[no-untyped-def]
-    """uint64 that grow as scores fall: NaN largest, -0.0 like 0.0."""
-    if score.dtype == tl.float32:
-        bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
-        rank = tl.where(bits < 0, bits, bits ^ 0x7FFFFFFF)
-        return tl.where(score == score, rank, -1).to(tl.uint32, bitcast=True).to(tl.uint64)
+def _places(scores, mask, row, num_rows, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The ranks of rows, uint64 that grow as scores fall (NaN largest, -0.0 like 0.0), and which rows take part."""
+    inside = row < num_rows
+    score = tl.load(scores + row, mask=inside, other=0.0)
+    if MASKED:
+        inside = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
+    score = tl.where(score == 0.0, 0.0, score)
+    if scores.dtype.element_ty == tl.float32:
+        bits = score.to(tl.int32, bitcast=True)
+        rank = tl.where(score == score, tl.where(bits < 0, bits, bits ^ 0x7FFFFFFF), -1)
+        rank = rank.to(tl.uint32, bitcast=True).to(tl.uint64)
     else:
-        bits = tl.where(score == 0.0, 0.0, score).to(tl.int64, bitcast=True)
-        rank = tl.where(bits < 0, bits, bits ^ 0x7FFFFFFFFFFFFFFF)
-        return tl.where(score == score, rank, -1).to(tl.uint64, bitcast=True)
+        bits = score.to(tl.int64, bitcast=True)
+        rank = tl.where(score == score, tl.where(bits < 0, bits, bits ^ 0x7FFFFFFFFFFFFFFF), -1)
+        rank = rank.to(tl.uint64, bitcast=True)
+    return rank, inside
 
 
 @triton.jit
 def _threshold(state, counts, number, word, shift):  # type: ignore[no-untyped-def]
-    """The threshold's three words and how many rows its prefix still lacks (0: settled), before pass `number`.
+    """The threshold's three words (undecided digits all ones) and how many rows are still to be chosen at its prefix.
 
-    They follow from what held before the previous pass, which counted the digit at `shift` of `word`, and from its counts.
+    They follow from row `number` of `state`, what held before the last pass, and of `counts`, what that pass counted:
+    the digits at `shift` of `word`. Every program works them out for itself, which saves a launch between two passes.
     """
-    previous = state + (number - 1) * 4
-    rank, key, row = tl.load(previous), tl.load(previous + 1), tl.load(previous + 2)
-    lacking = tl.load(previous + 3)
     digit = tl.arange(0, 256).to(tl.int64)
     count = tl.load(counts + number * 256 + digit)
+    rank, key = tl.load(state + number * 4), tl.load(state + number * 4 + 1)
+    row, wanted = tl.load(state + number * 4 + 2), tl.load(state + number * 4 + 3)
     upto = tl.cumsum(count, axis=0)
-    chosen = tl.sum((upto < lacking).to(tl.int64), axis=0)  # the first digit with enough rows
-    if (lacking > 0) & (chosen < 256):
-        at = digit == chosen
-        left = lacking - tl.sum(tl.where(at, upto - count, 0), axis=0)
-        lacking = tl.where(left == tl.sum(tl.where(at, count, 0), axis=0), 0, left)
-        beyond = (255 - chosen) << shift  # the digit was all ones
-        rank -= tl.where(word == 0, beyond, 0)
-        key -= tl.where(word == 1, beyond, 0)
-        row -= tl.where(word == 2, beyond, 0)
-    else:
-        lacking = lacking * 0  # settled already, or fewer allowed rows than wanted: all of them
-    return rank.to(tl.uint64, bitcast=True), key, row, lacking
+    chosen = tl.sum((upto < wanted).to(tl.int64), axis=0)  # the bucket that holds the last wanted row
+    bucket = tl.sum(tl.where(digit == chosen, count, 0), axis=0)
+    left = wanted - tl.sum(tl.where(digit < chosen, count, 0), axis=0)
+    # Nothing is narrowed once the threshold is settled, or where fewer rows take part than are wanted: then all are
+    # chosen.
+    narrow = (wanted > 0) & (chosen < 256)
+    value = tl.where(word == 0, rank, tl.where(word == 1, key, row))
+    beyond = tl.where(narrow, (((value >> shift) & 255) - chosen) << shift, 0)
+    rank -= tl.where(word == 0, beyond, 0)
+    key -= tl.where(word == 1, beyond, 0)
+    row -= tl.where(word == 2, beyond, 0)
+    return rank, key, row, tl.where(narrow & (left < bucket), left, 0)
+
+
+@triton.jit
+def _tally(counts, value, threshold, shift, takes_part):  # type: ignore[no-untyped-def]
+    """Add up the digits at `shift` of the values that have the threshold's digits above it."""
+    value, threshold, shift = value.to(tl.uint64), threshold.to(tl.uint64), shift.to(tl.uint64)
+    takes_part = takes_part & ((((value ^ threshold) >> shift) >> 8) == 0)
+    count = tl.histogram(((value >> shift) & 255).to(tl.int32), 256, mask=takes_part)
+    tl.atomic_add(counts + tl.arange(0, 256).to(tl.int64), count.to(tl.int64), mask=count > 0, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt", "number", "word_before", "shift_before", "shift"])
+def _count(  # type: ignore[no-untyped-def]
+    scores,
+    mask,
+    state,
+    counts,
+    num_rows: tl.int64,
+    seed: tl.int64,
+    step: tl.int64,
+    first_prompt: tl.int64,
+    number: tl.int64,
+    word_before: tl.int64,
+    shift_before: tl.int64,
+    shift: tl.int64,
+    WORD: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    rank_limit, key_limit, row_limit, wanted = _threshold(state, counts, number, word_before, shift_before)
+    number = number.to(tl.int64) + 1
+    if tl.program_id(0) == 0:
+        tl.store(state + number * 4, rank_limit)
+        tl.store(state + number * 4 + 1, key_limit)
+        tl.store(state + number * 4 + 2, row_limit)
+        tl.store(state + number * 4 + 3, wanted)
+    if wanted > 0:
+        counts += number * 256
+        row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
+        if WORD == 0:
+            _tally(counts, rank, rank_limit, shift, takes_part)
+        else:
+            takes_part = takes_part & (rank == rank_limit.to(tl.uint64))
+            if tl.max(takes_part.to(tl.int32), axis=0) > 0:
+                key = rng_triton.tie_keys(seed.to(tl.int64), step.to(tl.int64), row + first_prompt)
+                if WORD == 1:
+                    _tally(counts, key, key_limit, shift, takes_part)
+                else:
+                    _tally(counts, row, row_limit, shift, takes_part & (key == key_limit))
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt", "number", "word_before", "shift_before", "batch"])
+def _gather(  # type: ignore[no-untyped-def]
+    scores,
+    mask,
+    state,
+    counts,
+    num_rows: tl.int64,
+    seed: tl.int64,
+    step: tl.int64,
+    first_prompt: tl.int64,
+    number: tl.int64,
+    word_before: tl.int64,
+    shift_before: tl.int64,
+    found,
+    filled,
+    batch: tl.int64,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    rank_limit, key_limit, row_limit, _ = _threshold(state, counts, number, word_before, shift_before)
+    rank_limit = rank_limit.to(tl.uint64)
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
+    takes_part = takes_part & (rank <= rank_limit)
+    if tl.max(takes_part.to(tl.int32), axis=0) > 0:
+        key = rng_triton.tie_keys(seed.to(tl.int64), step.to(tl.int64), row + first_prompt)
+        within = (key < key_limit) | ((key == key_limit) & (row <= row_limit))
+        takes_part = takes_part & ((rank < rank_limit) | within)
+        one = takes_part.to(tl.int32)
+        first = tl.atomic_add(filled, tl.sum(one, axis=0).to(tl.int64), sem="relaxed")
+        place = first + tl.cumsum(one, axis=0) - 1
+        # As a signed number, in the same order.
+        signed = rank.to(tl.int64)
+        if scores.dtype.element_ty == tl.float64:
+            signed = signed ^ -0x8000000000000000
+        tl.store(found + place, signed, mask=takes_part)
+        tl.store(found + batch + place, key, mask=takes_part)
+        tl.store(found + 2 * batch.to(tl.int64) + place, row, mask=takes_part)
+
+
+def _variant(scalar: str, word: int | None, masked: bool) -> tuple[object, dict[str, str], dict[str, object], int]:
+    pointers = {"scores": f"*{scalar}", "mask": "*u8" if masked else f"*{scalar}", "state": "*i64", "counts": "*i64"}
+    sizes = ["num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before"]
+    kernel, launch, constants = _count, COUNT, {"MASKED": masked, "WORD": word}
+    if word is None:
+        kernel, launch, constants = _gather, GATHER, {"MASKED": masked}
+        pointers |= {"found": "*i64", "filled": "*i64"}
+    types = pointers | dict.fromkeys([*sizes, "shift" if word is not None else "batch"], "i64")
+    return kernel, types, constants | {"BLOCK": launch["BLOCK"]}, launch["num_warps"]
+
+
+AHEAD_OF_TIME = [
+    _variant("fp32", RANK, True),
+    _variant("fp32", KEY, True),
+    _variant("fp32", ROW, True),
+    _variant("fp32", None, True),
+    _variant("fp32", RANK, False),
+    _variant("fp64", RANK, True),
+    _variant("fp64", None, False),
+]
+"""What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""

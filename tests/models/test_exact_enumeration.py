@@ -185,7 +185,8 @@ def test_gradients_reach_the_declaration() -> None:
         history = History(torch.tensor([[0], [3], [8], [8]]), torch.tensor([[8], [8], [8], [8]]))
         return -TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model.pyro_model, nothing_in_model, history)
 
-    assert torch.autograd.gradcheck(evidence, weight)
+    # Pyro looks for NaN in every gradient, and cannot look into the absent ones that gradcheck would also pass.
+    assert torch.autograd.gradcheck(evidence, weight, check_undefined_grad=False)
 
 
 def test_learned_transitions_integrate_to_a_polya_urn() -> None:

@@ -244,18 +244,21 @@ def test_forbidden_moves_never_happen() -> None:
     assert torch.equal(states[1:], (states[:-1] + 1) % 3)
 
 
-def test_a_prompt_keeps_its_transitions() -> None:
-    """With nearly certain rows of its own a prompt repeats itself; prompts differ from each other."""
-    trials = torch.zeros(60, 40, dtype=torch.int64)
-    model = SolvingProgress(priors.uniform(1e-3))
-    trace = poutine.trace(model.pyro_model).get_trace(History(None, trials))
+def test_a_prompt_follows_transitions_of_its_own() -> None:
+    steps, prompts = 60, 40
+    model = SolvingProgress(priors.uniform(0.05))
+    trace = poutine.trace(model.pyro_model).get_trace(History(None, torch.zeros(steps, prompts, dtype=torch.int64)))
     transition = trace.nodes["transition"]["value"]
-    assert transition.shape == (40, 3, 3)
+    assert transition.shape == (prompts, 3, 3)
     assert transition.dtype == torch.float64
-    states = torch.stack([trace.nodes[f"state_{t}"]["value"] for t in range(60)])
-    taken = transition[torch.arange(40), states[:-1], states[1:]]
-    assert (taken > 0).all()
-    assert not torch.allclose(transition[0], transition[1])
+    states = torch.stack([trace.nodes[f"state_{t}"]["value"] for t in range(steps)])
+    rows = transition[torch.arange(prompts), states[:-1]]
+    taken = rows.gather(-1, states[1:, :, None])[..., 0]
+    # A move out of a row has the probability sum of squares on average; differences from it are uncorrelated.
+    surprise = (taken - rows.square().sum(-1)).flatten()
+    assert abs(surprise.mean()) <= 6 * surprise.std() / len(surprise) ** 0.5
+    # Rows under such a prior are nearly certain; another prompt's moves would be taken only every third time.
+    assert taken.mean() > 0.6
 
 
 def test_groups_of_one_cannot_be_drawn_from_the_published_emission() -> None:

@@ -81,12 +81,14 @@ def test_an_epoch_that_was_left_gives_its_picks_back(tiny: ModuleType, tmp_path:
     selector = tiny.choose()
     recorder = tiny.Recorder(selector)
     trainer = tiny.trainer(
-        tmp_path, selector=selector, reward_funcs=recorder, callbacks=[LeaveEarly()], max_steps=4, num_iterations=1
+        tmp_path, selector=selector, reward_funcs=recorder, callbacks=[LeaveEarly()], max_steps=-1, num_train_epochs=2
     )
     trainer.train()
-    # The third pick had been read ahead when the epoch was left.
+    # The third pick had been read ahead when the epoch was left. The second epoch is a whole one.
     assert [sorted(rows) for rows in recorder.released] == [sorted(recorder.picks[2])]
-    assert [sorted(batch) for batch in recorder.observed[2:]] == [sorted(pick) for pick in recorder.picks[3:5]]
+    trained = [sorted(pick) for pick in recorder.picks[:2] + recorder.picks[3:]]
+    assert [sorted(batch) for batch in recorder.observed] == trained
+    assert len(trained) == 2 + 6
 
 
 def test_evaluation_is_not_observed(tiny: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""The command `bayes-prompt`, one `Command` per subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bayes_prompt.testbed.experiment import Progress
+
+#: What the demo imports, by the names of the modules.
+_DEMO_NEEDS = ("trl", "transformers", "accelerate", "datasets", "tokenizers", "matplotlib", "pyarrow", "rich")
+# Known without importing the testbed, so that --help and errors are quick; a test compares them with it.
+_METHODS = ("uniform", "dps", "mopps", "history_resampling")
+_LEAST_PROMPTS = 256
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. extra: the extra it needs.  needs: the modules of that extra.  act: returns the exit code."""
+
+    name: str
+    help: str
+    extra: str
+    needs: tuple[str, ...]
+    configure: Callable[[argparse.ArgumentParser], None]
+    act: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for bad usage or a missing extra, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    command: Command = options.command
+    missing = [module for module in command.needs if importlib.util.find_spec(module) is None]
+    if missing:
+        print(
+            f"bayes-prompt {command.name} needs {', '.join(missing)}; install with:\n\n"
+            f'    pip install "bayes-prompt[{command.extra}]"\n',
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return command.act(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="bayes-prompt", description="Choose which prompts to roll out next when finetuning a language model by RL."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.configure(subparser)
+        subparser.set_defaults(command=command)
+    return parser
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    methods = tuple(name.strip() for name in text.split(","))
+    for name in methods:
+        if name not in _METHODS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a method; choose among {', '.join(_METHODS)}")
+    if len(set(methods)) < len(methods):
+        raise argparse.ArgumentTypeError(f"{text!r} names a method twice")
+    return methods
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A converter for integers in [least, most]."""
+    accepted = f"an integer >= {least}" if most is None else f"an integer in [{least}, {most}]"
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {accepted}, got {text!r}") from None
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be {accepted}, got {value}")
+        return value
+
+    return convert
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} exists and is not a folder")
+    return path
+
+
+def _configure_demo(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--methods",
+        type=_methods,
+        default="uniform,dps",
+        metavar="A,B,...",
+        help=f"ways of choosing prompts, one after the other, among {', '.join(_METHODS)} (default: %(default)s)",
+    )
+    add("--steps", type=_whole(1), default=50, metavar="N", help="GRPO steps of each method (default: %(default)s)")
+    add(
+        "--prompts",
+        type=_whole(_LEAST_PROMPTS),
+        default=512,
+        metavar="N",
+        help=f"prompts in the training pool, at least {_LEAST_PROMPTS} (default: %(default)s)",
+    )
+    # NumPy's generator, which the trainer seeds too, takes 32 bits.
+    add("--seed", type=_whole(0, 2**32 - 1), default=0, metavar="N", help="seed of everything (default: %(default)s)")
+    add(
+        "--out",
+        type=_folder,
+        default="bayes-prompt-demo",
+        metavar="DIR",
+        help="folder for curves, results and rollout histories (default: %(default)s)",
+    )
+    add("--json", action="store_true", help="print the results to stdout as JSON, and nothing else")
+    add("--quiet", action="store_true", help="no progress bars")
+    cache = parser.add_mutually_exclusive_group()
+    cache.add_argument(
+        "--cache",
+        type=_folder,
+        metavar="DIR",
+        help="folder of warm starts (default: $BAYES_PROMPT_CACHE, or bayes_prompt in the user's cache folder)",
+    )
+    cache.add_argument("--no-cache", action="store_true", help="make the warm start anew and do not keep it")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    terminal = Console(stderr=True, quiet=options.quiet)
+    # Whatever a library prints goes to stderr: stdout is for the results.
+    with redirect_stdout(sys.stderr), _bars(terminal) as progress:
+        progress("loading libraries", 0, None, "")
+        from bayes_prompt.testbed import report
+        from bayes_prompt.testbed.experiment import run
+
+        progress("loading libraries", 1, 1, "")
+        results = run(
+            options.methods,
+            steps=options.steps,
+            prompts=options.prompts,
+            seed=options.seed,
+            out=options.out,
+            cache=options.cache,
+            use_cache=not options.no_cache,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps([report.summary(result) for result in results]))
+    else:
+        console = Console()
+        console.print(report.table(results))
+        console.print(f"curves, results and rollout histories: {options.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    """A progress bar per stage; stages appear when they are first heard of."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        stages: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: int, total: int | None, remark: str) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=total, remark=remark)
+            bars.update(stages[stage], completed=done, total=total, remark=remark)
+
+        yield tell
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "Finetune a small language model by RL, once per method of choosing prompts, and show the difference.",
+        "demo",
+        _DEMO_NEEDS,
+        _configure_demo,
+        _demo,
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""A resumed run is the unbroken one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import bayes_prompt as bp
+from bayes_prompt import checkpoint
+
+
+def assert_same(mine: Any, theirs: Any, where: str = "state") -> None:
+    """Two state dictionaries are equal to the last bit."""
+    if isinstance(mine, Mapping):
+        assert set(mine) == set(theirs), where
+        for key in mine:
+            assert_same(mine[key], theirs[key], f"{where}.{key}")
+    elif isinstance(mine, Tensor):
+        assert mine.dtype == theirs.dtype and torch.equal(mine, theirs), where
+    else:
+        assert mine == theirs, where
+
+
+def run(tiny: ModuleType, folder: Path, resume: int | None = None, count: int = 24, **config: Any) -> tuple[Any, Any]:
+    """Train, from a checkpoint of an earlier run in the same folder if `resume` names one."""
+    selector = tiny.choose(count)
+    recorder = tiny.Recorder(selector)
+    trainer = tiny.trainer(
+        folder, count=count, selector=selector, reward_funcs=recorder, save_strategy="steps", **config
+    )
+    trainer.train(resume_from_checkpoint=None if resume is None else str(folder / f"checkpoint-{resume}"))
+    return trainer, recorder
+
+
+@pytest.mark.parametrize(
+    ("stop", "count", "config"),
+    [
+        (3, 24, {}),
+        (3, 24, {"dataloader_num_workers": 2}),
+        (6, 24, {"max_steps": 8}),  # exactly at the end of an epoch of 6 picks
+        (2, 24, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}),  # two picks an optimizer step
+        (2, 24, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}),  # one pick, in two slices
+        (4, 24, {"steps_per_generation": 2, "per_device_train_batch_size": 4}),  # a pick for two optimizer steps
+        (2, 24, {"num_iterations": 2}),
+        (4, 24, {"num_iterations": 2, "steps_per_generation": 2, "per_device_train_batch_size": 4}),
+        (3, 9, {"dataloader_num_workers": 2}),  # in the second epoch of 2 picks, both read ahead
+    ],
+)
+def test_between_generation_batches_it_is_the_same_to_the_last_bit(
+    tiny: ModuleType, tmp_path: Path, stop: int, count: int, config: dict[str, Any]
+) -> None:
+    config = {"max_steps": 6, **config, "save_steps": stop}
+    whole, all_of_it = run(tiny, tmp_path, count=count, **config)
+    resumed, rest = run(tiny, tmp_path, resume=stop, count=count, **config)
+
+    assert rest.observed and rest.observed == all_of_it.observed[-len(rest.observed) :]
+    assert rest.picks == all_of_it.picks[len(all_of_it.picks) - len(rest.picks) :]
+    assert_same(resumed.selector.state_dict(), whole.selector.state_dict())
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+    assert all_of_it.advances == whole.selector.posterior.step
+
+
+def test_within_a_generation_batch_the_pick_is_rolled_out_again(tiny: ModuleType, tmp_path: Path) -> None:
+    """Completions are not in TRL's checkpoints: the rest of the repeats is trained on new ones, observed as a batch."""
+    config = {"max_steps": 6, "save_steps": 3, "num_iterations": 2}  # the second pick: optimizer steps 3 and 4
+    _, all_of_it = run(tiny, tmp_path, **config)
+    resumed, rest = run(tiny, tmp_path, resume=3, **config)
+
+    assert [sorted(batch) for batch in all_of_it.scored] == [sorted(pick) for pick in all_of_it.picks[:3]]
+    # Steps 4, then 5 and 6: TRL's own count would have rolled the third pick out at step 6 alone.
+    assert [sorted(batch) for batch in rest.scored] == [sorted(pick) for pick in all_of_it.picks[1:3]]
+    assert rest.observed == [dict(sorted(batch.items())) for batch in rest.scored]
+    assert rest.advances == len(rest.observed)
+    assert resumed.selector.posterior.step == 2 + rest.advances
+    assert resumed._step % 2 == 0
+
+
+def test_a_new_epoch_after_ignore_data_skip(tiny: ModuleType, tmp_path: Path) -> None:
+    config = {"max_steps": 6, "save_steps": 3}
+    _, all_of_it = run(tiny, tmp_path, **config)
+    resumed, rest = run(tiny, tmp_path, resume=3, **config, ignore_data_skip=True)
+
+    # Nothing is replayed: every batch was drawn after the resume, and the pick that had been read ahead was let go.
+    assert [sorted(batch) for batch in rest.scored] == [sorted(pick) for pick in rest.picks[:3]]
+    assert len(rest.scored) == 3
+    assert resumed.selector.posterior.step == 6
+    # Four picks had been drawn, so all draws since are later ones.
+    assert resumed.selector.state_dict()["selections"] == 4 + len(rest.picks)
+    assert set(resumed.selector.in_flight.tolist()) == set(rest.picks[-1])
+    assert all_of_it.released == rest.released == []
+
+
+def test_the_checkpoint_is_the_selectors_own(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer, recorder = run(tiny, tmp_path, max_steps=2, save_steps=2)
+    selector = tiny.choose()
+    selector.load(tmp_path / "checkpoint-2" / "selector.safetensors", in_flight="keep")
+    assert_same(selector.state_dict(), trainer.selector.state_dict())
+    assert set(selector.in_flight.tolist()) == set(recorder.picks[2])
+
+
+def test_checkpoints_that_cannot_be_resumed(tiny: ModuleType, tmp_path: Path) -> None:
+    run(tiny, tmp_path, max_steps=4, save_steps=2)
+    with pytest.raises(bp.CheckpointError, match=r"after 2 micro-steps .* the trainer skips 4"):
+        run(tiny, tmp_path, resume=2, max_steps=4, save_steps=2, gradient_accumulation_steps=2, steps_per_generation=1)
+    with pytest.raises(bp.CheckpointError, match=r"1 for each pick.*2 for each pick"):
+        run(tiny, tmp_path, resume=2, max_steps=4, save_steps=2, num_iterations=2)
+
+    picks = tmp_path / "checkpoint-2" / "picks.safetensors"
+    state = checkpoint.read(picks, kind="Picks")
+    checkpoint.write(picks, {**state, "picks": state["picks"][:1]}, kind="Picks")
+    with pytest.raises(bp.CheckpointError, match="picks for 1; the trainer skips 2"):
+        run(tiny, tmp_path, resume=2, max_steps=4, save_steps=2)
+
+    (tmp_path / "checkpoint-2" / "selector.safetensors").unlink()
+    with pytest.raises(bp.CheckpointError, match=r"has no selector.safetensors"):
+        run(tiny, tmp_path, resume=2, max_steps=4, save_steps=2)
