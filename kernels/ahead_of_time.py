@@ -2,9 +2,9 @@
 
     python -m bayes_prompt.kernels.ahead_of_time [--json] [--target sm_90] [--operation progress_filter]
 
-An operation takes part by a list `AHEAD_OF_TIME` in its `triton.py`: tuples (kernel, {argument: type}, {constant: value},
-number of warps), for example `(_advance, {"belief": "*fp32", "num_prompts": "i64"}, {"K": 3, "BLOCK": 512}, 4)`. Nothing else
-needs to be told. Must run without TRITON_INTERPRET=1, which replaces the kernels by interpreted ones.
+An operation takes part by a list `AHEAD_OF_TIME` in its `triton.py`: tuples (kernel, {argument: type}, {constant:
+value}, number of warps of 32 threads), such as `(_advance, {"belief": "*fp32", "num_prompts": "i64"}, {"K": 3}, 4)`.
+Nothing else needs to be told. Must run without TRITON_INTERPRET=1, which replaces the kernels by interpreted ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import bayes_prompt.kernels
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
-"""Shared memory (AMD: local data share) that one program may use, in bytes. Source: the vendors' architecture guides."""
+"""Shared memory (AMD: local data share) that one program may use. Source: the vendors' architecture guides."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ class Variant:
 class Report:
     """What the compilers say about one variant on one target.
 
-    registers: per thread (AMD: vector registers). spills: bytes of registers spilled to memory per thread, stores and loads
-    (AMD: number of spilled registers). shared_bytes: per program. narrow_offsets: pointer offsets and integer products in the
-    kernel's IR that are not 64 bits wide, which is where a large pool would overflow.
+    num_warps: of 32 threads; warps of AMD have 64, and half as many are compiled.
+    registers: per thread (AMD: vector registers).
+    spills: bytes of registers stored to and loaded from memory per thread (AMD: number of spilled registers).
+    shared_bytes: per program.
+    narrow_offsets: pointer offsets and integer products in the kernel's IR that are less than 64 bits wide, which is
+    where a large pool would overflow.
     """
 
     operation: str
@@ -80,29 +83,35 @@ def compile_variant(variant: Variant, target: str) -> Report:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = list(variant.kernel.arg_names)
-    signature = {name: variant.types.get(name, "constexpr") for name in names}
-    # What torch's allocator guarantees of tensors, and what is assumed of them at a launch.
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in variant.types.items() if kind[0] == "*"}
     cuda = target.startswith("sm_")
     gpu = GPUTarget("cuda", int(target[3:]), 32) if cuda else GPUTarget("hip", target, 64)
-    compiled = triton.compile(
-        ASTSource(fn=variant.kernel, signature=signature, constexprs=variant.constants, attrs=aligned),
-        target=gpu,
-        options={"num_warps": variant.num_warps},
+    # What a launch finds: tensors are aligned by torch's allocator. Sizes are taken for multiples of 16, where accesses
+    # become wide, which needs the most registers.
+    aligned = {
+        (position,): [["tt.divisibility", 16]]
+        for position, parameter in enumerate(variant.kernel.params)
+        if parameter.name in variant.types and not parameter.do_not_specialize
+    }
+    source = ASTSource(
+        fn=variant.kernel,
+        signature={name: variant.types.get(name, "constexpr") for name in variant.kernel.arg_names},
+        constexprs=variant.constants,
+        attrs=aligned,
     )
+    warps = max(1, variant.num_warps * 32 // gpu.warp_size)
+    compiled = triton.compile(source, target=gpu, options={"num_warps": warps})
     registers, spills = _ptxas(compiled.asm["ptx"], gpu.arch) if cuda else _amdgcn(compiled.asm["amdgcn"])
     return Report(
-        variant.operation,
-        compiled.metadata.name,
-        target,
-        variant.types,
-        variant.constants,
-        variant.num_warps,
-        registers,
-        spills,
-        compiled.metadata.shared,
-        narrow_offsets(compiled.asm["ttir"]),
+        operation=variant.operation,
+        kernel=compiled.metadata.name,
+        target=target,
+        types=variant.types,
+        constants=variant.constants,
+        num_warps=variant.num_warps,
+        registers=registers,
+        spills=spills,
+        shared_bytes=compiled.metadata.shared,
+        narrow_offsets=narrow_offsets(compiled.asm["ttir"]),
     )
 
 
@@ -117,17 +126,15 @@ def _ptxas(ptx: str, arch: int) -> tuple[int, int]:
     """Registers and spilled bytes of a kernel, from the assembler that comes with Triton."""
     from triton.backends.nvidia.compiler import get_ptxas
 
-    name = re.search(r"\.target (\w+)", ptx)
-    assert name is not None
+    name = re.findall(r"\.target (\w+)", ptx)[0]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
-        command = [get_ptxas(arch).path, "-v", f"--gpu-name={name[1]}", str(source), "-o", str(source.with_suffix(".cubin"))]
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name={name}", str(source), "-o", f"{source}.cubin"]
         log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers, stores, loads = (
-        re.findall(pattern, log) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
-    )
-    return max(map(int, registers)), sum(map(int, stores + loads))
+    registers = re.findall(r"Used (\d+) registers", log)
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    return max(map(int, registers)), sum(map(int, spills))
 
 
 def _amdgcn(assembly: str) -> tuple[int, int]:
@@ -138,10 +145,11 @@ def _amdgcn(assembly: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what was asked for and print the reports, as a table or as JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bayes_prompt.kernels.ahead_of_time", description=__doc__.split("\n")[0])
+    description = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bayes_prompt.kernels.ahead_of_time", description=description)
     parser.add_argument("--json", action="store_true", help="print a list of reports as JSON")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="one target; may be repeated; default: all")
-    parser.add_argument("--operation", help="one operation; default: all")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="may be repeated; default: all")
+    parser.add_argument("--operation", help="default: all")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("kernels cannot be compiled while TRITON_INTERPRET=1: unset it")
@@ -152,14 +160,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         json.dump([asdict(report) for report in reports], sys.stdout, indent=1)
         print()
-        return 0
-    print(f"{'operation':16} {'target':7} {'type':5} warps registers spills shared  constants")
+    else:
+        print("\n".join(_table(reports)))
+    return 0
+
+
+def _table(reports: list[Report]) -> list[str]:
+    lines = [f"{'operation':16} {'kernel':14} {'target':7} {'type':5} warps registers spills shared  constants"]
     for r in reports:
         scalar = "fp64" if "*fp64" in r.types.values() else "fp32"
-        constants = " ".join(f"{name}={value:g}" for name, value in r.constants.items())
-        row = f"{r.operation:16} {r.target:7} {scalar:5} {r.num_warps:5} {r.registers:9} {r.spills:6} {r.shared_bytes:6}"
-        print(f"{row}  {constants}")
-    return 0
+        numbers = f"{r.num_warps:5} {r.registers:9} {r.spills:6} {r.shared_bytes:6}"
+        constants = " ".join(f"{name}={value}" for name, value in r.constants.items())
+        lines.append(f"{r.operation:16} {r.kernel:14} {r.target:7} {scalar:5} {numbers}  {constants}")
+    return lines
 
 
 if __name__ == "__main__":

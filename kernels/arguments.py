@@ -12,7 +12,7 @@ def check_layout(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor
     """Raise unless `tensor` is contiguous, of `shape`, on the device of `like`, and of `dtype`.
 
     dtype: a name such as "int32"; by default the dtype of `like`, which must be float32 or float64.
-    Raises TypeError for a dtype and ValueError for anything else; both name the argument, what it is and what it must be.
+    Raises TypeError for a dtype and ValueError for anything else; both say what the argument is and what it must be.
     """
     wanted = like.dtype if dtype is None else getattr(torch, dtype)
     if dtype is None and wanted not in FLOATS:

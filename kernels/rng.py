@@ -37,7 +37,10 @@ ATTEMPT_LIMIT = 2**24
 
 
 def check(seed: int, step: int, first_prompt: int = 0) -> None:
-    """Raise ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32, 0 <= first_prompt < 2**62 (TypeError: no integer)."""
+    """Raise ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32 and 0 <= first_prompt < 2**62.
+
+    Raises TypeError where one is no integer.
+    """
     _check("seed", seed, SEED_LIMIT)
     _check("step", step, STEP_LIMIT)
     _check("first_prompt", first_prompt, PROMPT_LIMIT)

@@ -19,6 +19,8 @@ _MULTIPLIER_1 = tl.constexpr(rng.MULTIPLIERS[1])
 _WEYL_0 = tl.constexpr(rng.WEYL[0])
 _WEYL_1 = tl.constexpr(rng.WEYL[1])
 _MASK = tl.constexpr(rng.MASK)
+# Changes no seed, but makes the interpreter, which holds arguments in [2**31, 2**32) in 32 bits, widen them before a shift.
+_SEED_MASK = tl.constexpr(rng.SEED_LIMIT - 1)
 
 
 @triton.jit
@@ -42,8 +44,8 @@ def words(seed, step, prompt, stream: tl.constexpr, attempt):  # type: ignore[no
     c0 = (prompt & _MASK).to(tl.uint32)
     c1 = (prompt >> 32).to(tl.uint32)
     c2 = tl.zeros_like(c0) + step.to(tl.uint32)
-    c3 = tl.zeros_like(c0) + ((stream << 24) + attempt)
-    return philox(c0, c1, c2, c3, (seed & _MASK).to(tl.uint64), (seed >> 32).to(tl.uint64))
+    c3 = tl.zeros_like(c0) + (stream << 24) + attempt
+    return philox(c0, c1, c2, c3, (seed & _MASK).to(tl.uint64), ((seed & _SEED_MASK) >> 32).to(tl.uint64))
 
 
 @triton.jit

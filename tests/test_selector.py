@@ -109,6 +109,12 @@ def test_rewards_become_counts_at_the_threshold() -> None:
     selector.update([0, 1], [[0.0, 0.49, 0.5, 1.0], [0.0, 0.1, 0.2, 0.3]])
     assert selector.metrics()["success_rate"] == 2 / 8
     assert selector.metrics()["effective_sample_ratio"] == 1 / 2
+    picky = make(success_threshold=0.9)
+    for dtype in (torch.float16, torch.float32, torch.float64):  # none of them holds 0.9, each its own neighbour of it
+        picky.update([0], torch.tensor([[0.9, 0.8]], dtype=dtype))
+        assert picky.metrics()["success_rate"] == 1 / 2
+    picky.update([0], torch.tensor([[True, False]]))
+    assert picky.metrics()["success_rate"] == 1 / 2
 
 
 def test_ids_beside_rows() -> None:

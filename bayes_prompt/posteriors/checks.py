@@ -138,7 +138,8 @@ def counts_from_rewards(
     if bad.any():
         row, column = (int(i) for i in bad.nonzero()[0])
         raise ValueError(f"rewards[{row}, {column}] = {float(values[row, column])} must be finite and lie in [0, 1]")
-    return (values >= threshold).sum(1), tensor.shape[1]
+    # Compared in the rewards' own precision: float32(0.9) is below the float64 0.9.
+    return (tensor >= threshold).sum(1), tensor.shape[1]
 
 
 def _refuse_first(values: Tensor, bad: Tensor, kind: type[Exception], name: str, accepted: str) -> None:

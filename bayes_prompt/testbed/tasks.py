@@ -3,8 +3,8 @@
 Every task is one short line of text that ends in "=", and its verifier reads what the model wrote after it. Tasks are a
 function of the seed alone. Texts never repeat within a pool, and held-out texts never occur in the training pool.
 
-    add 37+85=     sub 37-85=     mul 7*12=      mod 85%7=     max 37,85,12=
-    sort 40315=    rev hqbz=      cnt a:abcab=   cd 3,4,2:14=  (Countdown: 3*4+2)
+    37+85=    37-85=    7*12=    85%7=    max 37,85,12=    sort 40315=    rev hqbzk=    cnt a:abcada=
+    cd 3,4,2:14=   (Countdown: reach 14 with 3, 4 and 2; 3*4+2)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEVELS = 4
 #: The characters that prompts and answers are made of.
 ALPHABET = "0123456789" + ascii_lowercase + "+-*/%(),:= "
 #: No answer is longer than this many characters.
-MAX_ANSWER = 12
+MAX_ANSWER = 7
 
 
 @dataclass(frozen=True)
@@ -50,57 +50,66 @@ def _digits(rng: Random, count: int) -> int:
 
 
 def _add(rng: Random, level: int) -> Task:
-    a, b = _digits(rng, level), _digits(rng, level)
+    a, b = _pair(rng, level)
     return Task(f"{a}+{b}=", "add", level, str(a + b))
 
 
 def _sub(rng: Random, level: int) -> Task:
-    a, b = _digits(rng, level), _digits(rng, level)
+    a, b = _pair(rng, level)
     return Task(f"{a}-{b}=", "sub", level, str(a - b))
 
 
+def _pair(rng: Random, level: int) -> tuple[int, int]:
+    left, right = ((1, 1), (2, 1), (2, 2), (3, 3))[level - 1]
+    return _digits(rng, left), _digits(rng, right)
+
+
 def _mul(rng: Random, level: int) -> Task:
-    a, b = _digits(rng, (level + 1) // 2), _digits(rng, 1 + level // 2)
+    left, right = ((1, 1), (2, 1), (2, 2), (3, 2))[level - 1]
+    a, b = _digits(rng, left), _digits(rng, right)
     return Task(f"{a}*{b}=", "mul", level, str(a * b))
 
 
 def _mod(rng: Random, level: int) -> Task:
-    a, b = _digits(rng, 1 + level // 2), rng.randrange(2, 10) if level < 4 else rng.randrange(10, 50)
+    digits, low, high = ((1, 2, 9), (2, 2, 5), (2, 6, 9), (3, 11, 19))[level - 1]
+    a, b = _digits(rng, digits), rng.randint(low, high)
     return Task(f"{a}%{b}=", "mod", level, str(a % b))
 
 
 def _max(rng: Random, level: int) -> Task:
-    numbers = [_digits(rng, 1 + level // 2) for _ in range(1 + level)]
+    count, digits = ((2, 1), (2, 2), (3, 2), (3, 3))[level - 1]
+    numbers = [_digits(rng, digits) for _ in range(count)]
     return Task(f"max {','.join(map(str, numbers))}=", "max", level, str(max(numbers)))
 
 
 def _sort(rng: Random, level: int) -> Task:
-    digits = [rng.choice("0123456789") for _ in range(2 * level)]
+    digits = [rng.choice("0123456789") for _ in range((2, 4, 5, 7)[level - 1])]
     return Task(f"sort {''.join(digits)}=", "sort", level, "".join(sorted(digits)))
 
 
 def _rev(rng: Random, level: int) -> Task:
-    word = "".join(rng.choice(ascii_lowercase) for _ in range(1 + 2 * level))
+    word = "".join(rng.choice(ascii_lowercase) for _ in range((2, 3, 5, 7)[level - 1]))
     return Task(f"rev {word}=", "rev", level, word[::-1])
 
 
 def _cnt(rng: Random, level: int) -> Task:
-    word = "".join(rng.choice("abcd") for _ in range(3 * level))
+    word = "".join(rng.choice("abcd") for _ in range(2 * level))
     letter = rng.choice("abcd")
     return Task(f"cnt {letter}:{word}=", "cnt", level, str(word.count(letter)))
 
 
 def _countdown(rng: Random, level: int) -> Task:
-    """Levels 1 and 2 have two numbers, 3 has three and 4 four; the target is what a random expression gives."""
+    """The target is what a random expression gives, so that there is an answer."""
+    count, largest, operators = ((2, 9, "+-"), (2, 19, "+-*"), (3, 9, "+-*"), (4, 9, "+-*"))[level - 1]
     while True:
-        numbers = [rng.randrange(1, 10 if level == 1 else 20) for _ in range(max(2, level))]
+        numbers = [rng.randint(1, largest) for _ in range(count)]
         expression = str(numbers[0])
         for number in numbers[1:]:
-            expression += rng.choice("+-" if level == 1 else "+-*") + str(number)
+            expression += rng.choice(operators) + str(number)
         target, _ = evaluate(expression)
-        if 0 <= target < 100 and len(expression) <= MAX_ANSWER:
+        if 0 <= target < 100:
             break
-    given = tuple(rng.sample(numbers, len(numbers)))
+    given = tuple(rng.sample(numbers, count))
     text = f"cd {','.join(map(str, given))}:{target}="
     return Task(text, "cd", level, expression, Countdown(given, int(target)))
 

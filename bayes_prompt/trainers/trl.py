@@ -1,5 +1,10 @@
 """TRL's GRPOTrainer with a selector that chooses the prompts.
 
+```python
+args = GRPOConfig(per_device_train_batch_size=64, num_generations=8)
+selector = bayes_prompt.recipes.dps(num_prompts=len(dataset), batch_size=args.generation_batch_size // 8)
+GRPOTrainer(model, reward_funcs=solved, args=args, train_dataset=dataset, selector=selector).train()
+```
 Written for TRL 1.x, whose loop it follows: one generation batch is one pick of generation_batch_size // num_generations
 prompts, observed when its rewards are in, and then one step of time passes. The data loader reads at least one batch
 ahead and takes gradient_accumulation_steps batches at once, so a pick is drawn before the rewards of the last one (or
@@ -152,7 +157,7 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         rows, self._rows = self._rows, None
         if rows is not None:
             self._learn(rows, rewards[:, self._success_column])
-        return rewards[:, : len(self.reward_funcs)]
+        return rewards[:, : len(self.reward_funcs)].contiguous()
 
     @contextmanager
     def _scored_by_success(self) -> Iterator[None]:
@@ -247,8 +252,8 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
             )
         self.selector.load(folder / SELECTOR_FILE, in_flight="keep")
         self._picks.load_state_dict(state)
-        # TRL would count from 0 and so roll out in the middle of every later pick's repeats.
-        self._step = trained % self._repeats
+        # TRL would count from 0 again, and so roll out in the middle of every later pick's repeats.
+        self._step = trained
 
     def _micro_steps_of_epoch(self) -> int:
         """Batches of the current epoch that have been trained on, as the Trainer counts them when it resumes."""

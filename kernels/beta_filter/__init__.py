@@ -1,7 +1,7 @@
 """One step of the decayed Beta filter for N success rates (MoPPS, arXiv 2507.04632, its posterior update).
 
-`advance` adds the counts of the observed prompts to their decayed parameters. The three backends share name and signature;
-`reference.py` is the definition.
+`advance` adds the counts of the observed prompts to their decayed parameters. The three backends share name and
+signature; `reference.py` is the definition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_arguments(
     trials: Tensor,
     decay: float,
 ) -> None:
-    """Check shapes, dtypes, devices and contiguity, not values. Raises TypeError or ValueError that names the argument."""
+    """Check shapes, dtypes, devices, contiguity and decay. Raises TypeError or ValueError that names the argument."""
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
     prompts, entries = (alpha.numel(),), (index.numel(),)

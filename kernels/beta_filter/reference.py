@@ -31,7 +31,7 @@ def advance(
     decay_unobserved: whether unobserved prompts return to the prior too, or keep their parameters.
 
     Float tensors are all float32 or all float64; arithmetic is float64 throughout. Raises TypeError or ValueError for a
-    wrong dtype, shape, device or layout.
+    wrong dtype, shape, device or layout, and for a decay outside [0, 1].
     """
     check_arguments(alpha, beta, prior_alpha, prior_beta, slot, index, successes, trials, decay)
     entries = ((index >= 0) & (index < len(alpha))).nonzero().squeeze(1)

@@ -8,10 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from bayes_prompt.kernels.beta_filter import check_arguments
-from bayes_prompt.kernels.scalars import float64_bits
+from bayes_prompt.kernels.launch import float64_bits, warps
 
-BLOCK = 512  # 4 warps of 32 threads, 4 rows a thread: one 16-byte access for float32
-NUM_WARPS = 4
+THREADS = 128
+BLOCK = 4 * THREADS  # 4 rows a thread: one 16-byte access for float32
 
 
 def advance(
@@ -48,7 +48,7 @@ def advance(
             EVERY_ROW=decay_unobserved,
             PRIOR_PER_PROMPT=len(prior_alpha) > 1,
             BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
+            num_warps=warps(THREADS),
         )
 
 
@@ -107,9 +107,12 @@ def _signature(scalar: str) -> dict[str, str]:
 
 
 AHEAD_OF_TIME = [
-    (_advance, _signature(scalar), {"EVERY_ROW": every, "PRIOR_PER_PROMPT": own, "BLOCK": BLOCK}, NUM_WARPS)
-    for scalar in ("fp32", "fp64")
-    for every in (False, True)
-    for own in (False, True)
+    (_advance, _signature(scalar), {"EVERY_ROW": every, "PRIOR_PER_PROMPT": own, "BLOCK": BLOCK}, THREADS // 32)
+    for scalar, every, own in [
+        ("fp32", False, False),
+        ("fp32", True, False),
+        ("fp32", True, True),
+        ("fp64", True, True),
+    ]
 ]
-"""What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""
+"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""

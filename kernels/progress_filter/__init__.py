@@ -30,7 +30,7 @@ def check_arguments(
     evidence: Tensor,
     status: Tensor,
 ) -> None:
-    """Check shapes, dtypes, devices and contiguity, not values: that would cost a pass over memory.
+    """Check shapes, dtypes, devices, contiguity and decay, not what tensors hold: that would cost a pass over memory.
 
     Raises TypeError or ValueError that names the argument. The contents of `slot` are the caller's responsibility.
     """

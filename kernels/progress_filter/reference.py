@@ -22,7 +22,7 @@ def advance(
 ) -> None:
     """Advance the filter of N prompts by one step, in place (DPS, arXiv 2603.10887, generalised to any likelihood).
 
-    concentration: (K, K, N) Dirichlet concentrations [from, to, prompt], updated; left alone (None allowed) unless `learn`.
+    concentration: (K, K, N) Dirichlet concentrations [from, to, prompt], updated; may be None, and stays, unless `learn`.
     posterior: (K, N) P(state at the last step | everything seen up to it), updated.
     belief: (K, N) P(state at this step | everything seen before it), becomes the same of the next step.
     prior: (K, K) concentrations shared by all prompts, or (K, K, N).
@@ -33,8 +33,9 @@ def advance(
     evidence: (M,) out: sum_k belief_k likelihood_k, 0 where unexpected and in rows that no slot points at.
     status: (M,) int32 out: UNEXPECTED if the evidence vanishes, plus IMPOSSIBLE if the expected transition does.
 
-    Float tensors are all float32 or all float64; arithmetic is float64 throughout. A sum vanishes when it is not above the
-    smallest normal number of the tensors' dtype. Raises TypeError or ValueError for a wrong dtype, shape, device or layout.
+    Float tensors are all float32 or all float64; arithmetic is float64 throughout. A sum vanishes when it is not above
+    the smallest normal number of the tensors' dtype. Raises TypeError or ValueError for a wrong dtype, shape, device or
+    layout, and for a decay outside [0, 1].
     """
     check_arguments(concentration, posterior, belief, prior, slot, likelihood, decay, learn, evidence, status)
     tiny = torch.finfo(belief.dtype).tiny

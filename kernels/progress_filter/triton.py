@@ -1,21 +1,28 @@
 """The solving-progress filter for CUDA and ROCm (and, on CPU tensors, Triton's interpreter).
 
-One program advances BLOCK rows. Its tiles are [K_PADDED, BLOCK], rows along the fast axis, with enough rows that every thread
-holds all the states of its rows: sums over states need no exchange between threads. Of the (K, K, N) concentrations it holds
-one tile [from = j] at a time. A program with observed rows, usually one in hundreds, reads them twice: once for the
-probability of what was seen, then, from the cache, for the update.
+One program advances BLOCK rows, and each thread keeps a row or a few to itself: every quantity is a vector over rows,
+one for each state, so sums over states are plain additions, nothing is padded, and threads exchange nothing. The loop
+over the state that is left (`j`) stays a loop, the ones over the states that are reached are unrolled: unrolling both
+takes minutes to compile at K = 16 and twice the registers at K = 3. A program with observed rows, usually one in
+hundreds, reads their concentrations twice: for the probability of what was seen and then, from the cache, for the update.
+
+Block sizes follow the compilers' reports of registers (`kernels.ahead_of_time`): in sm_90 a thread of K = 3 in float32
+needs 54 registers with 2 rows and 112 with 4, which keeps as many bytes in flight either way.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bayes_prompt.kernels.launch import float64_bits, warps
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED, check_arguments
-from bayes_prompt.kernels.scalars import float64_bits
 
+THREADS = 128
 _UNEXPECTED, _IMPOSSIBLE = tl.constexpr(UNEXPECTED), tl.constexpr(IMPOSSIBLE)
 
 
@@ -38,7 +45,7 @@ def advance(
     states, prompts = belief.shape
     if prompts == 0:
         return
-    constants, num_warps = configuration(states, belief.element_size(), learn, prior.ndim == 3)
+    constants = configuration(states, belief.element_size(), learn, prior.ndim == 3)
     with torch.cuda.device_of(belief):
         _advance[(triton.cdiv(prompts, constants["BLOCK"]),)](
             concentration if learn else belief,  # not read unless LEARN
@@ -53,28 +60,23 @@ def advance(
             float64_bits(decay),
             float64_bits(1.0 - decay),
             **constants,
-            num_warps=num_warps,
+            num_warps=warps(THREADS),
         )
 
 
-def configuration(states: int, itemsize: int, learn: bool, per_prompt: bool) -> tuple[dict[str, int | float | bool], int]:
-    """The constants and the number of warps for K states and numbers of `itemsize` bytes.
+def configuration(states: int, itemsize: int, learn: bool, per_prompt: bool) -> dict[str, Any]:
+    """The kernel's constants for K states and numbers of `itemsize` bytes.
 
-    A thread holds K_PADDED states of 1, 2 or 4 rows: 64 bytes of registers a tile, as far as 16-byte accesses and whole rows
-    allow. From 32 states on, warps share rows.
+    A thread has 4, 2 or 1 rows: as many as fill a 16-byte access, while its share of a belief stays within 32 bytes.
     """
-    padded = max(2, triton.next_power_of_2(states))
-    rows_a_thread = max(1, min(16 // itemsize, 64 // (padded * itemsize)))
-    num_warps = min(16, 4 * max(1, padded * itemsize // 128))
-    constants = {
+    rows = max(1, min(16 // itemsize, 32 // (states * itemsize)))
+    return {
         "K": states,
-        "K_PADDED": padded,
-        "BLOCK": 128 * rows_a_thread,
+        "BLOCK": THREADS * rows,
         "LEARN": learn,
         "PRIOR_PER_PROMPT": per_prompt,
         "TINY": torch.finfo(torch.float32 if itemsize == 4 else torch.float64).tiny,
     }
-    return constants, num_warps
 
 
 @triton.jit(do_not_specialize=["decay_bits", "rest_bits"])
@@ -91,7 +93,6 @@ def _advance(
     decay_bits: tl.int64,
     rest_bits: tl.int64,
     K: tl.constexpr,
-    K_PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
     LEARN: tl.constexpr,
     PRIOR_PER_PROMPT: tl.constexpr,
@@ -103,92 +104,105 @@ def _advance(
     stride = num_prompts.to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < stride
+    zero = tl.zeros([BLOCK], dtype=scalar)
 
     # Condition the observed rows. Denominators of rows that do not need one are 1.
     m = tl.load(slot + row, mask=inside, other=-1).to(tl.int64)
     observed = m >= 0
     seen = ()
-    total = tl.zeros([BLOCK], dtype=scalar)
-    mass = tl.zeros([BLOCK], dtype=scalar)
+    total = zero
+    mass = zero
     for k in tl.static_range(K):
-        seen = seen + (tl.load(likelihood + m * K + k, mask=observed, other=0.0),)
-        total += tl.load(belief + k * stride + row, mask=inside, other=0.0) * seen[k]
+        seen += (tl.load(likelihood + (m * K + k), mask=observed, other=0.0),)
+        total += tl.load(belief + (k * stride + row), mask=inside, other=0.0) * seen[k]
         mass += seen[k]
     expected = total > TINY
     mass = tl.where(observed, tl.where(expected, total, mass), 1.0)
-
     flags = tl.where(expected, 0, _UNEXPECTED)
-    x = tl.zeros([BLOCK], dtype=scalar)
+
+    x = zero  # the probability of what was seen, by the learned transitions
     if LEARN:
         if tl.max(m, axis=0) >= 0:
-            for j in tl.static_range(K):
-                leaving = tl.zeros([BLOCK], dtype=scalar)
-                arriving = tl.zeros([BLOCK], dtype=scalar)
+            for j in range(K):
+                place = tl.cast(j, tl.int64) * stride + row
+                leaving = zero
+                arriving = zero
                 for i in tl.static_range(K):
-                    c = tl.load(concentration + (j * K + i) * stride + row, mask=observed, other=1.0)
+                    cell = (tl.cast(j, tl.int64) * K + i) * stride + row
+                    c = tl.load(concentration + cell, mask=observed, other=1.0)
                     leaving += c
                     arriving += c * seen[i]
-                x += tl.load(posterior + j * stride + row, mask=observed, other=0.0) * (arriving / leaving)
+                x += tl.load(posterior + place, mask=observed, other=0.0) * (arriving / leaving)
         flags += tl.where(x > TINY, 0, _IMPOSSIBLE)
+        tl.debug_barrier()  # no thread may overwrite what another could still have to read
     tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)
     tl.store(status + m, flags, mask=observed)
 
-    predicted = ()
-    for j in tl.static_range(K):
-        c = ()
-        leaving = tl.zeros([BLOCK], dtype=scalar)
+    # Learn, decay and predict.
+    predicted = (zero,) * K
+    for j in range(K):
+        place = tl.cast(j, tl.int64) * stride + row
+        leaving = zero
+        cells = ()
+        prior_cells = ()
+        transition = ()
         for i in tl.static_range(K):
+            first = tl.cast(j, tl.int64) * K + i
+            cells += (first * stride + row,)
+            prior_cells += (cells[i] if PRIOR_PER_PROMPT else first + tl.zeros_like(row),)
             if LEARN:
-                at = concentration + (j * K + i) * stride + row
+                c = tl.load(concentration + cells[i], mask=inside, other=1.0)
             else:
-                at = prior + (j * K + i) * stride + row if PRIOR_PER_PROMPT else prior + j * K + i + tl.zeros_like(row)
-            c = c + (tl.load(at, mask=inside, other=1.0),)
-            leaving += c[i]
+                c = tl.load(prior + prior_cells[i], mask=inside, other=1.0)
+            transition += (c,)
+            leaving += c
         if LEARN:
-            p = tl.load(posterior + j * stride + row, mask=observed, other=0.0)
+            # p is 0 in rows that were not observed. The order of factors keeps each of them finite.
+            p = tl.load(posterior + place, mask=observed, other=0.0)
             scale = tl.where(x > TINY, p / tl.where(x > TINY, x, 1.0), 0.0)
-            c_old = c
-            c = ()
-            new = tl.zeros([BLOCK], dtype=scalar)
+            before, left = transition, leaving
+            transition = ()
+            leaving = zero
             for i in tl.static_range(K):
-                if PRIOR_PER_PROMPT:
-                    c0 = tl.load(prior + (j * K + i) * stride + row, mask=inside, other=1.0)
-                else:
-                    c0 = tl.load(prior + j * K + i)
-                c = c + (decay * c_old[i] + rest * c0 + scale * (c_old[i] / leaving * seen[i]),)
-                tl.store(concentration + (j * K + i) * stride + row, c[i], mask=inside)
-                new += c[i]
-            leaving = new
-        b = tl.load(belief + j * stride + row, mask=inside, other=0.0)
-        q = tl.where(observed, tl.where(expected, b * seen[j], seen[j]) / mass, b)
-        tl.store(posterior + j * stride + row, q, mask=inside)
+                c0 = tl.load(prior + prior_cells[i], mask=inside, other=1.0)
+                c = decay * before[i] + rest * c0 + scale * (before[i] / left * seen[i])
+                tl.store(concentration + cells[i], c, mask=inside)
+                transition += (c,)
+                leaving += c
+        b = tl.load(belief + place, mask=inside, other=0.0)
+        seen_j = tl.load(likelihood + (m * K + j), mask=observed, other=0.0)
+        q = tl.where(observed, tl.where(expected, b * seen_j, seen_j) / mass, b)
+        tl.store(posterior + place, q, mask=inside)
         share = q / leaving
-        previous = predicted
+        so_far = predicted
         predicted = ()
         for i in tl.static_range(K):
-            predicted = predicted + (share * c[i] if j == 0 else previous[i] + share * c[i],)
-    total = predicted[0]
-    for i in tl.static_range(1, K):
-        total += predicted[i]
+            predicted += (so_far[i] + share * transition[i],)
+
+    # Rounding would let a belief's sum wander over thousands of steps: it is divided out.
+    mass = zero
     for i in tl.static_range(K):
-        tl.store(belief + i * stride + row, predicted[i] / tl.where(inside, total, 1.0), mask=inside)
+        mass += predicted[i]
+    mass = tl.where(inside, mass, 1.0)
+    for i in tl.static_range(K):
+        tl.store(belief + (i * stride + row), predicted[i] / mass, mask=inside)
 
 
-def _variant(states: int, scalar: str, learn: bool, per_prompt: bool) -> tuple[object, dict[str, str], dict[str, object], int]:
+def _variant(
+    states: int, scalar: str, learn: bool, per_prompt: bool
+) -> tuple[Any, dict[str, str], dict[str, Any], int]:
     floats = dict.fromkeys(("concentration", "posterior", "belief", "prior", "likelihood", "evidence"), f"*{scalar}")
     sizes = dict.fromkeys(("num_prompts", "decay_bits", "rest_bits"), "i64")
-    constants, num_warps = configuration(states, 4 if scalar == "fp32" else 8, learn, per_prompt)
-    return _advance, floats | {"slot": "*i32", "status": "*i32"} | sizes, constants, num_warps
+    constants = configuration(states, 4 if scalar == "fp32" else 8, learn, per_prompt)
+    return _advance, floats | {"slot": "*i32", "status": "*i32"} | sizes, constants, THREADS // 32
 
 
 AHEAD_OF_TIME = [
-    _variant(3, "fp32", True, False),
-    _variant(3, "fp32", True, True),
-    _variant(3, "fp32", False, False),
-    _variant(3, "fp32", False, True),
-    _variant(3, "fp64", True, False),
-    _variant(5, "fp32", True, False),
-    _variant(16, "fp32", True, False),
-    _variant(16, "fp64", True, False),
+    _variant(3, "fp32", learn=True, per_prompt=False),
+    _variant(3, "fp32", learn=True, per_prompt=True),
+    _variant(3, "fp32", learn=False, per_prompt=False),
+    _variant(3, "fp32", learn=False, per_prompt=True),
+    _variant(3, "fp64", learn=True, per_prompt=True),
+    _variant(16, "fp32", learn=True, per_prompt=True),
 ]
-"""What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""
+"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""

@@ -195,13 +195,13 @@ def _sample_state(  # type: ignore[no-untyped-def]
     tl.store(out + row, drawn, mask=inside)
 
 
-def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, str], dict[str, object], int]:
+def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, str], dict[str, float], int]:
     pointers = dict.fromkeys(("alpha", "beta", "out"), f"*{scalar}")
     numbers = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
     return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, NUM_WARPS
 
 
-def _state_variant(scalar: str) -> tuple[object, dict[str, str], dict[str, object], int]:
+def _state_variant(scalar: str) -> tuple[object, dict[str, str], dict[str, float], int]:
     sizes = ("num_states", "num_prompts", "state_stride", "prompt_stride", "seed", "step", "first_prompt")
     signature = {"belief": f"*{scalar}", "out": "*i64"} | dict.fromkeys(sizes, "i64")
     return _sample_state, signature, {"BLOCK": BLOCK}, NUM_WARPS

@@ -195,15 +195,15 @@ def _gather(  # type: ignore[no-untyped-def]
         tl.store(found + 2 * batch.to(tl.int64) + place, row, mask=takes_part)
 
 
-def _variant(scalar: str, word: int | None, masked: bool) -> tuple[object, dict[str, str], dict[str, object], int]:
+def _variant(scalar: str, word: int | None, masked: bool) -> tuple[object, dict[str, str], dict[str, int], int]:
+    """The counting kernel for a word, or the gathering one."""
     pointers = {"scores": f"*{scalar}", "mask": "*u8" if masked else f"*{scalar}", "state": "*i64", "counts": "*i64"}
     sizes = ["num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before"]
-    kernel, launch, constants = _count, COUNT, {"MASKED": masked, "WORD": word}
     if word is None:
-        kernel, launch, constants = _gather, GATHER, {"MASKED": masked}
-        pointers |= {"found": "*i64", "filled": "*i64"}
-    types = pointers | dict.fromkeys([*sizes, "shift" if word is not None else "batch"], "i64")
-    return kernel, types, constants | {"BLOCK": launch["BLOCK"]}, launch["num_warps"]
+        types = pointers | dict.fromkeys(sizes, "i64") | {"found": "*i64", "filled": "*i64", "batch": "i64"}
+        return _gather, types, {"MASKED": masked, "BLOCK": GATHER["BLOCK"]}, GATHER["num_warps"]
+    types = pointers | dict.fromkeys([*sizes, "shift"], "i64")
+    return _count, types, {"WORD": word, "MASKED": masked, "BLOCK": COUNT["BLOCK"]}, COUNT["num_warps"]
 
 
 AHEAD_OF_TIME = [

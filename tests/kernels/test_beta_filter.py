@@ -1,4 +1,4 @@
-"""The compiled Beta filters against the float64 reference, and all of them against recorded runs of the published code."""
+"""The compiled Beta filters against the float64 reference, and all against recorded runs of the published code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bayes_prompt.kernels import backend
 from torch import Tensor
+
+from bayes_prompt.kernels import backend
 
 BACKENDS = ["reference", "cpu", "triton"]
 COMPILED = ["cpu", "triton"]
@@ -18,7 +19,7 @@ STATE = ("alpha", "beta")
 
 # Three products and two sums of non-negative numbers, decay and 1 - decay rounded: at most 5 roundings of half an ulp.
 TOLERANCE = {torch.float32: 5 * 2.0**-24, torch.float64: 1e-14}
-# What a step carries over from the 39 before it is multiplied by decay < 1, or decay is 1 and the sums are exact integers.
+# What a step carries over from the 39 before it is multiplied by decay < 1, or decay is 1 and all are exact integers.
 GOLDEN_TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-12}
 
 
@@ -29,7 +30,7 @@ def device_of(name: str) -> str:
 def random_step(
     rows: int, dtype: torch.dtype, *, per_prompt: bool = False, decay: float = 0.5, observed: float = 0.3, seed: int = 0
 ) -> dict[str, Any]:
-    """Arguments of `advance` but `decay_unobserved`; some entries do not count: superseded ones, and ones outside the pool."""
+    """Arguments of `advance` but `decay_unobserved`; superseded entries and entries outside the pool do not count."""
     g = torch.Generator().manual_seed(seed)
 
     def parameters(count: int) -> Tensor:
@@ -60,14 +61,18 @@ def random_step(
 
 def run(name: str, step: dict[str, Any], decay_unobserved: bool) -> dict[str, Any]:
     """The arguments after a call on copies of them, the state in guarded arrays."""
-    done = {key: value.to(device_of(name), copy=True) if isinstance(value, Tensor) else value for key, value in step.items()}
+    done = {
+        key: value.to(device_of(name), copy=True) if isinstance(value, Tensor) else value for key, value in step.items()
+    }
     outer = {key: torch.full((len(done[key]) + 2 * GUARD,), -99.0).to(done[key]) for key in STATE}
     for key in STATE:
         outer[key][GUARD:-GUARD] = done[key]
         done[key] = outer[key][GUARD:-GUARD]
     backend.load("beta_filter", name).advance(**done, decay_unobserved=decay_unobserved)
     for key in STATE:
-        assert bool((outer[key][:GUARD] == -99).all() & (outer[key][-GUARD:] == -99).all()), f"{key} was written outside"
+        assert bool((outer[key][:GUARD] == -99).all() & (outer[key][-GUARD:] == -99).all()), (
+            f"{key} was written outside"
+        )
     done = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in done.items()}
     for key in step.keys() - STATE:
         assert torch.equal(done[key], step[key]) if isinstance(step[key], Tensor) else done[key] == step[key], key

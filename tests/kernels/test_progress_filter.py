@@ -1,4 +1,4 @@
-"""The compiled progress filters against the float64 reference, and all of them against recorded runs of the published code."""
+"""The compiled progress filters against the float64 reference, and all against recorded runs of the published code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from bayes_prompt.kernels import backend
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
-from torch import Tensor
 
 BACKENDS = ["reference", "cpu", "triton"]
 COMPILED = ["cpu", "triton"]
@@ -18,8 +19,8 @@ SIZES = [1, 2, 31, 257, 1000]
 OUTPUTS = ("concentration", "posterior", "belief", "evidence", "status")
 GUARD = 64  # sentinels on both sides of every array that is written
 
-# Every term of every sum is non-negative, so no rounding error is amplified: an entry passes through at most about 3 K + 10
-# roundings of half an ulp each, K <= 16. The sums of the float64 reference itself round too.
+# Every term of every sum is non-negative, so no rounding error is amplified: an entry passes through at most about
+# 3 K + 10 roundings of half an ulp each, K <= 16. The sums of the float64 reference itself round too.
 TOLERANCE = {torch.float32: 58 * 2.0**-24, torch.float64: 1e-12}
 # Over the 40 steps of a recorded run, errors of one step are carried into the next.
 GOLDEN_TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-12}
@@ -211,7 +212,7 @@ def test_surprises(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_thresholds_are_the_smallest_normal_number(name: str) -> None:
-    """Evidence of exactly the smallest normal number has vanished; twice that has not, and nothing overflows on the way."""
+    """Evidence of exactly the smallest normal number has vanished, twice that has not, and nothing overflows."""
     for dtype in (torch.float32, torch.float64):
         tiny = torch.finfo(dtype).tiny
         belief = torch.tensor([[tiny, 2 * tiny], [1.0, 1.0]], dtype=dtype)
@@ -283,7 +284,7 @@ def test_prior_is_the_fixed_point_of_decay() -> None:
     assert step.concentration is not None
     for _ in range(20_000):
         advance(**{f.name: getattr(step, f.name) for f in fields(step)})
-    # float32(decay) and float32(1 - decay) are each half an ulp off; that and two roundings a step act 1 / (1 - decay) times.
+    # decay and 1 - decay are each half an ulp off; that and two roundings a step act 1 / (1 - decay) times.
     torch.testing.assert_close(
         step.concentration, step.prior[..., None].expand(3, 3, 4).contiguous(), rtol=3 * 2.0**-24 / 0.002, atol=0
     )

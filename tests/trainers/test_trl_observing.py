@@ -56,11 +56,12 @@ def test_every_group_is_observed_once(
     assert all(len(set(pick)) == 4 for pick in recorder.picks)
 
 
-def test_epochs_follow_one_another(tiny: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader", [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}])
+def test_epochs_follow_one_another(tiny: ModuleType, tmp_path: Path, loader: dict[str, Any]) -> None:
     selector = tiny.choose(count=10)
     recorder = tiny.Recorder(selector)
     trainer = tiny.trainer(
-        tmp_path, count=10, selector=selector, reward_funcs=recorder, max_steps=-1, num_train_epochs=3
+        tmp_path, count=10, selector=selector, reward_funcs=recorder, max_steps=-1, num_train_epochs=3, **loader
     )
     theirs = super(tiny.GRPOTrainer, trainer)._get_train_sampler()
     assert len(trainer._get_train_sampler()) == len(theirs) == len(list(theirs))

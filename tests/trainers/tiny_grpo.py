@@ -154,6 +154,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def choose(count: int = 24, size: int = 4, **options: Any) -> bp.PromptSelector:
+def choose(count: int = 24, size: int = 4, seed: int = 3, **options: Any) -> bp.PromptSelector:
     """A selector whose picks depend on everything it was ever told: Thompson draws from Beta posteriors."""
-    return bp.recipes.mopps(num_prompts=count, batch_size=size, seed=3, **options)
+    return bp.recipes.mopps(num_prompts=count, batch_size=size, seed=seed, **options)
