@@ -54,12 +54,12 @@ class History:
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, the number of steps."""
         return int(self.trials.shape[0])
 
     @property
     def num_prompts(self) -> int:
-        """N."""
+        """N, the number of prompts."""
         return int(self.trials.shape[1])
 
     @classmethod

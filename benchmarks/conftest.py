@@ -11,4 +11,6 @@ import torch
 def pytest_benchmark_update_machine_info(config: object, machine_info: dict[str, Any]) -> None:
     machine_info.pop("node", None)
     machine_info["torch_threads"] = torch.get_num_threads()
-    machine_info["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "triton", "numba", "numpy")}
+    machine_info["versions"] = {
+        name: importlib.metadata.version(name) for name in ("torch", "triton", "numba", "numpy")
+    }

@@ -1,6 +1,6 @@
 """One whole step of DPS (update with 256 groups of 8, then select 256) at 40,000 prompts, three ways in one run.
 
-    make bench
+make bench
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peers import DictOfArrays, Ints, Vectorised
 
 import bayes_prompt as bp
-from peers import DictOfArrays, Ints, Vectorised
 
 N, B, G, DECAY = 40_000, 256, 8, 0.7
 RATES = np.random.default_rng(0).beta(0.5, 0.5, N)

@@ -67,7 +67,7 @@ class Emission(ABC):
         """The emission as JSON-able numbers and strings; equal exactly for equal emissions."""
 
     def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
-        """log P(event | state) of what the filter conditions on: the count itself unless an emission coarsens it.
+        """log P(event | state), (M, K) float64, of what the filter conditions on: by default the count itself.
 
         Arguments, result and errors as in `log_likelihood`, which is this plus `count_correction`.
         """
@@ -158,7 +158,7 @@ class PublishedEmission(Emission):
         return self.event_log_likelihood(successes, trials) + self.count_correction(successes, trials)[:, None]
 
     def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
-        """0 for the state that the group shows, -inf for the two others; zeros where there are no trials."""
+        """(M, 3) float64: 0 for the state that the group shows, -inf for the others; zeros where there are no trials."""
         successes, trials = _check_counts(successes, trials)
         shown = torch.where(successes == 0, 0, torch.where(successes == trials, 2, 1))
         table = torch.eye(3, dtype=torch.float64, device=successes.device).log()[shown]

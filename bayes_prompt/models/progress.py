@@ -111,7 +111,7 @@ class SolvingProgress:
 
     @property
     def num_states(self) -> int:
-        """K."""
+        """K, the number of states."""
         return int(self._concentration().shape[-1])
 
     def lower(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> ProgressTables:
