@@ -158,7 +158,7 @@ class PublishedEmission(Emission):
         return self.event_log_likelihood(successes, trials) + self.count_correction(successes, trials)[:, None]
 
     def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
-        """(M, 3) float64: 0 for the state that the group shows, -inf for the others; zeros where there are no trials."""
+        """(M, 3) float64: 0 for the state that the group shows, -inf for the others; 0 where there are no trials."""
         successes, trials = _check_counts(successes, trials)
         shown = torch.where(successes == 0, 0, torch.where(successes == trials, 2, 1))
         table = torch.eye(3, dtype=torch.float64, device=successes.device).log()[shown]

@@ -139,14 +139,16 @@ def observations(num_prompts: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
 @pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
-def test_order_within_a_batch_does_not_matter(kind: str, backend: str) -> None:
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), cut=st.integers(0, 12))
+def test_order_within_a_batch_does_not_matter(kind: str, backend: str, seed: int, cut: int) -> None:
     forward, shuffled = make(kind, 30, backend=backend), make(kind, 30, backend=backend)
-    for step in range(4):
-        index, successes = observations(30, step)
-        order = torch.randperm(12, generator=torch.Generator().manual_seed(step))
+    for step in range(3):
+        index, successes = observations(30, seed + step)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
         forward.update(index, successes, 8)
-        shuffled.observe(index[order[:5]], successes[order[:5]], 8)
-        shuffled.observe(index[order[5:]], successes[order[5:]], 8)
+        shuffled.observe(index[order[:cut]], successes[order[:cut]], 8)
+        shuffled.observe(index[order[cut:]], successes[order[cut:]], 8)
         shuffled.advance()
     for name, tensor in forward.state_dict()["tensors"].items():
         assert torch.equal(tensor, shuffled.state_dict()["tensors"][name]), name
@@ -154,21 +156,23 @@ def test_order_within_a_batch_does_not_matter(kind: str, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
 @pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
-def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str) -> None:
-    """Sizes that are no multiples of any block, so that rows meet the tail of a block in one and not in the other."""
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**31), cut=st.integers(1, 100))
+def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str, seed: int, cut: int) -> None:
+    """Wherever the pool of 101 is cut, rows meet the tail of a block in one and not in the other."""
     whole = make(kind, 101, backend=backend)
-    chunks = [make(kind, 37, backend=backend), make(kind, 64, first_prompt=37, backend=backend)]
-    for step in range(4):
-        index, successes = observations(101, step)
+    chunks = [make(kind, cut, backend=backend), make(kind, 101 - cut, first_prompt=cut, backend=backend)]
+    for step in range(3):
+        index, successes = observations(101, seed + step)
         whole.update(index, successes, 8)
-        low = index < 37
+        low = index < cut
         chunks[0].update(index[low], successes[low], 8)
-        chunks[1].update(index[~low] - 37, successes[~low], 8)
+        chunks[1].update(index[~low] - cut, successes[~low], 8)
     parts = {name: [chunk._tensors()[name] for chunk in chunks] for name in whole._tensors()}
     for name, tensor in whole._tensors().items():
         assert torch.equal(tensor, torch.cat(parts[name], dim=-1)), name
-    draws = torch.cat([chunk.sample_success_rate(5, 9) for chunk in chunks])
-    assert torch.equal(whole.sample_success_rate(5, 9), draws)
+    draws = torch.cat([chunk.sample_success_rate(seed, 9) for chunk in chunks])
+    assert torch.equal(whole.sample_success_rate(seed, 9), draws)
     evidence = sum(chunk.log_evidence for chunk in chunks)
     assert whole.log_evidence == pytest.approx(evidence, rel=1e-12)  # float64 sums in another order
 
