@@ -5,8 +5,8 @@
     thompson          one posterior draw a prompt, from Beta beliefs or from beliefs over states
     top_b             the B best of N scores, ties broken by random keys
 
-Each folder holds `reference` (float64 torch, the definition), `cpu` (compiled) and `triton` (CUDA and ROCm), which share
-function names and signatures. `rng` makes the random words they draw from, `backend` picks the one that runs.
+Each folder holds `reference` (float64 torch, the definition), `cpu` (compiled) and `triton` (CUDA and ROCm), which
+share function names and signatures. `rng` makes the random words they draw from, `backend` picks the one that runs.
 
 This folder is installed as `bayes_prompt.kernels`. Python finds it under the name `kernels` too where the root of the
 repository is on `sys.path`, and there `kernels` is the name of a Hugging Face package that transformers and TRL import.
@@ -42,7 +42,7 @@ def _hand_over() -> None:
         other = importlib.util.module_from_spec(spec)
         sys.modules[__name__] = other
         spec.loader.exec_module(other)
-    except Exception as error:  # whoever imports `kernels` treats it as optional: a broken one must look like a missing one
+    except Exception as error:  # who imports `kernels` treats it as optional: a broken one must look like a missing one
         sys.modules[__name__] = this
         logging.getLogger("bayes_prompt").warning("the installed package `kernels` cannot be imported: %r", error)
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,16 +157,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = variants(options.operation)
     if not chosen:
         parser.error(f"no operation is called {options.operation!r}")
-    reports = [compile_variant(variant, target) for variant in chosen for target in options.target or TARGETS]
+    jobs = [(variant, target) for variant in chosen for target in options.target or TARGETS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compilers release the GIL
+        reports = list(pool.map(compile_variant, *zip(*jobs, strict=True)))
     if options.json:
         json.dump([asdict(report) for report in reports], sys.stdout, indent=1)
         print()
     else:
-        print("\n".join(_table(reports)))
+        print("\n".join(table(reports)))
     return 0
 
 
-def _table(reports: list[Report]) -> list[str]:
+def table(reports: list[Report]) -> list[str]:
+    """The reports as lines of text, a header first."""
     lines = [f"{'operation':16} {'kernel':14} {'target':7} {'type':5} warps registers spills shared  constants"]
     for r in reports:
         scalar = "fp64" if "*fp64" in r.types.values() else "fp32"

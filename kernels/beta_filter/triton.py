@@ -53,7 +53,7 @@ def advance(
 
 
 @triton.jit(do_not_specialize=["num_entries", "decay_bits", "rest_bits"])
-def _advance(
+def _advance(  # type: ignore[no-untyped-def]
     alpha,
     beta,
     prior_alpha,

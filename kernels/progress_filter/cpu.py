@@ -14,6 +14,7 @@ from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED, check_a
 from bayes_prompt.kernels.threads import compiled, over_rows
 
 PIECES_A_THREAD = 4  # evens out threads that the machine does not schedule alike
+WORTH_THREADS = 1 << 20  # concentrations: about half a millisecond of work, ten times what it costs to wake a thread
 
 
 def advance(
@@ -47,7 +48,14 @@ def advance(
     )
     # 1 - decay is taken in float64, so that the prior stays the fixed point of the decay to within rounding.
     settings = (scalar(decay), scalar(1.0 - decay), torch.finfo(belief.dtype).tiny, learn)
-    over_rows(prompts, lambda first, last: _advance_rows(*arrays, *settings, first, last), PIECES_A_THREAD)
+
+    def work(first: int, last: int) -> None:
+        _advance_rows(*arrays, *settings, first, last)
+
+    if prompts * states * states < WORTH_THREADS:
+        work(0, prompts)
+    else:
+        over_rows(prompts, work, PIECES_A_THREAD)
 
 
 def block_rows(states: int) -> int:
@@ -157,10 +165,11 @@ def _predict(p, b, prior, weight, predicted, start, stop):  # type: ignore[no-un
             row, moved = b[j, start:stop], p[j, start:stop]
             for r in range(size):
                 moved[r] = row[r]
+                weight[r] = row[r] / mass
             for i in range(states):
-                share, to = prior[j, i, 0] / mass, predicted[i]
+                share, to = prior[j, i, 0], predicted[i]
                 for r in range(size):
-                    to[r] += share * row[r]
+                    to[r] += weight[r] * share
         else:
             weight[:size] = 0
             for i in range(states):

@@ -22,7 +22,7 @@ def advance(
 ) -> None:
     """Advance the filter of N prompts by one step, in place (DPS, arXiv 2603.10887, generalised to any likelihood).
 
-    concentration: (K, K, N) Dirichlet concentrations [from, to, prompt], updated; may be None, and stays, unless `learn`.
+    concentration: (K, K, N) Dirichlet concentrations [from, to, prompt], updated; may be None unless `learn`.
     posterior: (K, N) P(state at the last step | everything seen up to it), updated.
     belief: (K, N) P(state at this step | everything seen before it), becomes the same of the next step.
     prior: (K, K) concentrations shared by all prompts, or (K, K, N).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
 
 BACKENDS = ["reference", "cpu", "triton"]
 COMPILED = ["cpu", "triton"]
-SIZES = [1, 2, 31, 257, 1000]
+SIZES = [257, 31, 1, 2, 1000]
 OUTPUTS = ("concentration", "posterior", "belief", "evidence", "status")
 GUARD = 64  # sentinels on both sides of every array that is written
 
@@ -156,12 +157,10 @@ def assert_identical(actual: Step, expected: Step) -> None:
 @pytest.mark.parametrize("states", [2, 3, 5, 16])
 @pytest.mark.parametrize("name", COMPILED)
 def test_agrees_with_the_reference(name: str, states: int, dtype: torch.dtype, learn: bool, per_prompt: bool) -> None:
-    decays, shares = (0.0, 0.5, 1.0), (0.3, 0.0, 1.0)
+    decays, shares = (0.5, 1.0, 0.0), (1.0, 0.3, 0.0)
     flags = 0
-    for number, rows in enumerate(SIZES if states < 16 else SIZES[:-1]):
-        step = random_step(
-            rows, states, dtype, learn, per_prompt, decays[number % 3], shares[(number + states) % 3], number
-        )
+    for number, rows in enumerate(SIZES if states < 16 else SIZES[:2]):  # the interpreter takes a second for K = 16
+        step = random_step(rows, states, dtype, learn, per_prompt, decays[number % 3], shares[number % 3], number)
         expected = step.run("reference")
         assert_same(step.run(name), expected, TOLERANCE[dtype])
         flags |= int(expected.status.max()) if len(expected.status) else 0
@@ -247,21 +246,24 @@ def test_order_of_observations_and_chunks_do_not_matter(name: str, learn: bool) 
     back = {key: getattr(shuffled, key)[position.long()] for key in ("evidence", "status")}
     assert_identical(replace(shuffled, **back), whole)
 
-    halves = [step.rows(0, 150).run(name), step.rows(150, 301).run(name)]
+    parts = [step.rows(*edges).run(name) for edges in [(0, 150), (150, 300), (300, 301)]]
     for field in ("concentration", "posterior", "belief") if learn else ("posterior", "belief"):
-        assert torch.equal(torch.cat([getattr(half, field) for half in halves], -1), getattr(whole, field)), field
-    assert torch.equal(halves[0].evidence + halves[1].evidence, whole.evidence)
-    assert torch.equal(halves[0].status | halves[1].status, whole.status)
+        assert torch.equal(torch.cat([getattr(part, field) for part in parts], -1), getattr(whole, field)), field
+    assert torch.equal(sum(part.evidence for part in parts), whole.evidence)
+    assert torch.equal(sum(part.status for part in parts), whole.status)
 
 
 def test_threads_do_not_matter() -> None:
-    step = random_step(80_001, 3, torch.float32, observed=0.01)
+    """Neither those that a call uses nor those that call at once."""
+    step = random_step(130_001, 3, torch.float32, observed=0.01)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = step.run("cpu")
         torch.set_num_threads(3)
-        assert_identical(step.run("cpu"), alone)
+        with ThreadPoolExecutor(2) as pool:
+            for together in pool.map(lambda _: step.run("cpu"), range(4)):
+                assert_identical(together, alone)
     finally:
         torch.set_num_threads(threads)
 
