@@ -18,6 +18,8 @@ from bayes_prompt.errors import CheckpointError
 
 FORMAT = "bayes_prompt"
 VERSION = 1
+_UMASK = os.umask(0)  # it can only be read by setting it, which is done once, before there are threads
+os.umask(_UMASK)
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> None:
@@ -42,7 +44,9 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> 
         save_file(tensors, temporary, metadata=metadata)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # as any file that this process makes; temporary ones are private
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -69,6 +73,73 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} was changed after it was written: its digest does not match its contents")
     state: dict[str, Any] = _put_tensors(json.loads(document), tensors)
     return state
+
+
+def require_keys(name: str, state: Mapping[str, Any], keys: Any) -> None:
+    """CheckpointError unless `state` is a mapping with exactly these keys."""
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{name} state must be a dictionary; got {type(state).__name__}")
+    missing, extra = sorted(set(keys) - set(state)), sorted(set(state) - set(keys))
+    if missing or extra:
+        raise CheckpointError(f"{name} state has missing entries {missing} and unknown entries {extra}")
+
+
+def require_same(name: str, theirs: Any, mine: Any) -> None:
+    """CheckpointError that names the first entry in which two descriptions differ."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        for key in sorted({*theirs, *mine}):
+            if key not in theirs or key not in mine:
+                raise CheckpointError(f"{name}.{key} is only in {'the checkpoint' if key in theirs else 'this object'}")
+            require_same(f"{name}.{key}", theirs[key], mine[key])
+    elif type(theirs) is not type(mine) or theirs != mine:
+        raise CheckpointError(f"checkpoint of another {name}: it has {theirs!r}, here it is {mine!r}")
+
+
+def require_integer(name: str, value: Any, low: int = 0, high: int = 2**62) -> None:
+    """CheckpointError unless `value` is an int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        accepted = f"{low}" if low == high else f"an integer in [{low}, {high}]"
+        raise CheckpointError(f"{name} must be {accepted}; got {value!r}")
+
+
+def require_rows(name: str, value: Any) -> None:
+    """CheckpointError unless `value` is an int64 tensor (M,)."""
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+        got = (
+            f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        )
+        raise CheckpointError(f"{name} must be an int64 tensor of shape (M,); got {got}")
+
+
+def require_no_less(name: str, values: torch.Tensor, low: float) -> None:
+    """CheckpointError unless every entry is at least `low`."""
+    if bool((values < low).any()):
+        entry = int((values < low).reshape(-1).nonzero()[0])
+        raise CheckpointError(f"{name} must be at least {low}; entry {entry} is {float(values.reshape(-1)[entry])}")
+
+
+def require_like(name: str, theirs: Any, mine: torch.Tensor) -> None:
+    """CheckpointError unless a tensor has the shape and type of mine and is finite."""
+    if not isinstance(theirs, torch.Tensor):
+        raise CheckpointError(f"{name} must be a tensor; got {type(theirs).__name__}")
+    if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+        raise CheckpointError(
+            f"{name} must be {mine.dtype} of shape {tuple(mine.shape)}; "
+            f"got {theirs.dtype} of shape {tuple(theirs.shape)}"
+        )
+    if theirs.is_floating_point() and not bool(torch.isfinite(theirs).all()):
+        row = int((~torch.isfinite(theirs)).reshape(-1).nonzero()[0])
+        raise CheckpointError(f"{name} must be finite; entry {row} is {float(theirs.reshape(-1)[row])}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name reaches the disk too; not every system lets a folder be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _take_tensors(node: Any, prefix: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -163,7 +163,7 @@ def _demo(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([report.summary(result) for result in results]))
     else:
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 100)
         console.print(report.table(results))
         console.print(f"curves, results and rollout histories: {options.out}", highlight=False, soft_wrap=True)
     return 0

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from datetime import date
+from enum import Enum
+from pathlib import PurePath
+from uuid import UUID
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +17,9 @@ from torch import Tensor
 class Identities:
     """A two-way map between the N prompts' rows and their names, or the rows themselves where there are no names.
 
-    `fingerprint` tells two pools apart in checkpoints: a digest of the names where they are made of strings, bytes,
-    numbers and tuples of them, whose text is the same in every process; else a word that says that names were given.
+    `fingerprint` tells two pools apart in checkpoints: a digest of the names where their text is the same in every
+    process (strings, bytes, numbers, UUIDs, paths, dates, enums, and tuples and frozensets of them); of others only
+    that there were names.
     """
 
     def __init__(self, ids: Sequence[Hashable] | None, num_prompts: int) -> None:
@@ -23,6 +29,8 @@ class Identities:
         self.fingerprint = "none"
         if ids is None:
             return
+        if isinstance(ids, str | bytes | Mapping):
+            raise TypeError(f"ids must be a sequence with one entry for each prompt; got a {type(ids).__name__}")
         names = list(ids)
         if len(names) != num_prompts:
             raise ValueError(f"ids must have {num_prompts} entries, one for each prompt; got {len(names)}")
@@ -34,13 +42,11 @@ class Identities:
             if earlier != row:
                 raise ValueError(f"ids[{row}] = {name!r} is also ids[{earlier}]; ids must be distinct")
         self._names = names
-        if all(_has_stable_text(name) for name in names):
-            digest = hashlib.sha256()
-            for name in names:
-                digest.update(repr(name).encode() + b"\0")
-            self.fingerprint = digest.hexdigest()[:16]
-        else:
+        texts = [_stable_text(name) for name in names]
+        if any(text is None for text in texts):
             self.fingerprint = "opaque"
+        else:
+            self.fingerprint = hashlib.sha256("\0".join(map(str, texts)).encode()).hexdigest()[:16]
 
     def rows(self, ids: Sequence[Hashable]) -> Tensor:
         """Row numbers (B,) int64; KeyError names the first unknown name."""
@@ -48,17 +54,35 @@ class Identities:
             raise ValueError("this selector was given no ids; name prompts by index")
         if isinstance(ids, str | bytes):
             raise TypeError(f"ids must be a sequence of ids; got the single {type(ids).__name__} {ids!r}")
+        rows = []
         for place, name in enumerate(ids):
-            if name not in self._rows:
-                raise KeyError(f"ids[{place}] = {name!r} names no prompt of the pool")
-        return torch.tensor([self._rows[name] for name in ids], dtype=torch.int64)
+            try:
+                rows.append(self._rows[name])
+            except KeyError:
+                raise KeyError(f"ids[{place}] = {name!r} names no prompt of the pool") from None
+            except TypeError as error:
+                raise TypeError(f"ids[{place}] = {name!r} must be hashable") from error
+        return torch.tensor(rows, dtype=torch.int64)
 
     def names(self, rows: Sequence[int]) -> list[Hashable]:
         """The names of rows, or the rows themselves."""
         return list(rows) if self._names is None else [self._names[row] for row in rows]
 
 
-def _has_stable_text(name: Hashable) -> bool:
-    if isinstance(name, tuple):
-        return all(_has_stable_text(part) for part in name)
-    return name is None or isinstance(name, str | bytes | bool | int | float)
+def _stable_text(name: Hashable) -> str | None:
+    """A text that equal names share in every process and different ones do not; None where we know of none."""
+    if isinstance(name, np.generic):
+        name = name.item()
+    if isinstance(name, Enum):
+        return f"{type(name).__qualname__}.{name.name}"
+    if isinstance(name, str):
+        return repr(str(name))
+    if isinstance(name, tuple | frozenset):
+        parts = [_stable_text(part) for part in name]
+        if any(part is None for part in parts):
+            return None
+        texts = [str(part) for part in parts]
+        return f"({','.join(texts)})" if isinstance(name, tuple) else f"{{{','.join(sorted(texts))}}}"
+    if isinstance(name, UUID | PurePath | date):
+        return f"{type(name).__name__} {name}"
+    return repr(name) if name is None or isinstance(name, bytes | bool | int | float) else None

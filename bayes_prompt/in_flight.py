@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+COLUMNS = ("selection", "place", "prompt", "waiting")
 
 
 class InFlight:
@@ -17,7 +19,8 @@ class InFlight:
     def __init__(self, num_prompts: int, device: torch.device) -> None:
         self.available = torch.ones(num_prompts, dtype=torch.bool, device=device)
         self._outings: dict[int, list[tuple[int, int]]] = {}  # prompt -> (selection, place in it), oldest first
-        self._redraw: dict[int, None] = {}  # picks of an earlier process that are to be handed out again, in order
+        # Outings of an earlier process, as (selection, place, prompt), that are to be handed out again, in order.
+        self._redraw: dict[tuple[int, int, int], None] = {}
 
     def __len__(self) -> int:
         return len(self._outings)
@@ -28,6 +31,14 @@ class InFlight:
     def prompts(self) -> list[int]:
         """The prompts that are out, longest out first."""
         return sorted(self._outings, key=lambda prompt: self._outings[prompt][0])
+
+    def waits(self, prompt: int) -> bool:
+        """Whether an outing of the prompt waits to be handed out again."""
+        return any(outing[2] == prompt for outing in self._redraw)
+
+    def times(self, prompt: int) -> int:
+        """How often a prompt is out."""
+        return len(self._outings.get(prompt, ()))
 
     def since(self, prompt: int) -> int:
         """The number of the selection that a prompt has been out since."""
@@ -47,41 +58,52 @@ class InFlight:
             outings = self._outings.get(prompt)
             if not outings:
                 continue
-            outings.pop(0)
-            self._redraw.pop(prompt, None)
+            self._redraw.pop((*outings.pop(0), prompt), None)
             if not outings:
                 del self._outings[prompt]
                 back.append(prompt)
         self._mark(back, True)
 
-    def redraw(self, wanted: int, candidates: Tensor | None) -> list[int]:
-        """Up to `wanted` picks that wait to be handed out again, in their old order. Nothing is changed yet."""
-        waiting = [prompt for prompt in self._redraw if candidates is None or bool(candidates[prompt])]
-        return waiting[:wanted]
+    def outings(self) -> list[tuple[int, int, int]]:
+        """(selection, place in it, prompt) of every outing, oldest first."""
+        return sorted((*when, prompt) for prompt, times in self._outings.items() for when in times)
 
-    def redrawn(self, prompts: Iterable[int]) -> None:
-        """Note that waiting picks were handed out again."""
-        for prompt in prompts:
-            del self._redraw[prompt]
+    def redraw(self, wanted: int, candidates: Tensor | None) -> list[tuple[int, int, int]]:
+        """Up to `wanted` outings that wait to be handed out again, oldest first, of distinct prompts.
+
+        It ends before a prompt would come twice, so that whole picks come again as they were. Nothing is changed yet.
+        """
+        allowed = None if candidates is None else candidates.cpu()
+        batch: dict[int, tuple[int, int, int]] = {}
+        for outing in self._redraw:
+            prompt = outing[2]
+            if len(batch) == wanted or prompt in batch:
+                break
+            if allowed is None or allowed[prompt]:
+                batch[prompt] = outing
+        return list(batch.values())
+
+    def redrawn(self, outings: Iterable[tuple[int, int, int]]) -> None:
+        """Note that waiting outings were handed out again."""
+        for outing in outings:
+            del self._redraw[outing]
 
     def state(self) -> dict[str, Tensor]:
-        """Outings as tensors (M,) of prompt, selection and place, oldest first."""
-        outings = sorted((*when, prompt) for prompt, times in self._outings.items() for when in times)
-        columns = torch.tensor(outings, dtype=torch.int64).reshape(-1, 3)
-        return {"selection": columns[:, 0].clone(), "place": columns[:, 1].clone(), "prompt": columns[:, 2].clone()}
+        """Outings as int64 tensors (M,): selection, place, prompt, whether it waits to be redrawn; oldest first."""
+        rows = [(*outing, int(outing in self._redraw)) for outing in self.outings()]
+        columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+        return {name: columns[:, k].clone() for k, name in enumerate(COLUMNS)}
 
-    def restore(self, state: dict[str, Tensor], policy: str) -> None:
+    def restore(self, state: Mapping[str, Tensor], policy: str) -> None:
         """Take over saved outings: "keep" them out, have them handed out again ("redraw"), or "release" them."""
+        rows = [] if policy == "release" else sorted(zip(*(state[name].tolist() for name in COLUMNS), strict=True))
         self._outings, self._redraw = {}, {}
         self.available.fill_(True)
-        if policy == "release":
-            return
-        columns = (state[name].tolist() for name in ("prompt", "selection", "place"))
-        for prompt, selection, place in zip(*columns, strict=True):
+        for selection, place, prompt, waiting in rows:
             self._outings.setdefault(prompt, []).append((selection, place))
+            if policy == "redraw" or waiting:  # who waited when this was saved is held by nobody
+                self._redraw[selection, place, prompt] = None
         self._mark(list(self._outings), False)
-        if policy == "redraw":
-            self._redraw = dict.fromkeys(self.prompts())
 
     def _mark(self, prompts: list[int], available: bool) -> None:
         if prompts:

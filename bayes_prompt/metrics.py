@@ -17,14 +17,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from torch import Tensor
+import torch
 
+from bayes_prompt.checkpoint import require_keys
 from bayes_prompt.errors import CheckpointError
-from bayes_prompt.posteriors.base import Posterior, require_keys
+from bayes_prompt.posteriors.base import Posterior
 
 
 @dataclass
@@ -39,57 +41,40 @@ class BatchRecord:
     expected_successes: float = 0.0
 
     @classmethod
-    def of(cls, posterior: Posterior, index: Tensor, successes: Tensor, trials: Tensor) -> BatchRecord:
-        """The record of counts (B,) that the posterior has not seen yet."""
-        expected = 0.0
-        for size in trials.unique().tolist():
-            expected += float(posterior.informative_probability(size, index[trials == size]).double().sum())
-        rate = posterior.success_rate(index).double().cpu()
+    def of(cls, posterior: Posterior) -> BatchRecord:
+        """The record of what the posterior is about to learn from; its belief is still the one from before."""
+        index, successes, trials = posterior.pending()
+        if not index.numel():
+            return cls()
+        informative = (successes > 0) & (successes < trials)
         return cls(
             groups=index.numel(),
             rollouts=int(trials.sum()),
-            informative=int(((successes > 0) & (successes < trials)).sum()),
+            informative=int(informative.sum()),
             successes=int(successes.sum()),
-            expected_informative=expected,
-            expected_successes=float((rate * trials).sum()),
+            expected_informative=float(posterior.informative_probability(trials, index).double().sum()),
+            expected_successes=float((posterior.success_rate(index).double() * trials).sum()),
         )
-
-    def __add__(self, other: BatchRecord) -> BatchRecord:
-        return BatchRecord(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 class Metrics:
-    """Keeps the records of the step that is under way, of the last one that had observations, and totals."""
+    """Keeps the record of the last step that had observations, and totals."""
 
     def __init__(self) -> None:
-        self._open = BatchRecord()
         self._last = BatchRecord()
         self._groups = 0
         self._rollouts = 0
 
-    def add(self, record: BatchRecord) -> None:
-        """Take in what was observed within the step that is under way."""
-        self._open = self._open + record
-        self._groups += record.groups
-        self._rollouts += record.rollouts
-
-    def close(self) -> None:
-        """End the step. One without observations leaves the figures of the last batch standing."""
-        if self._open.groups:
-            self._last, self._open = self._open, BatchRecord()
+    def close(self, record: BatchRecord) -> None:
+        """End a step. One without observations leaves the figures of the last batch standing."""
+        if record.groups:
+            self._last = record
+            self._groups += record.groups
+            self._rollouts += record.rollouts
 
     def figures(self, posterior: Posterior) -> dict[str, float]:
-        """All figures as floats; those of the last batch only once there was one."""
-        visits = posterior.visits
+        """Figures that cost nothing to speak of; those of the last batch only once there was one."""
         figures = {
-            "pool_success_rate": float(posterior.success_rate().double().mean()),
-            "belief_entropy": float(posterior.entropy().double().mean()),
-            "coverage": float((visits > 0).double().mean()),
-            "visits_min": float(visits.min()),
-            "visits_median": float(visits.double().quantile(0.5))
-            if visits.numel() < 1 << 20
-            else float(visits.median()),
-            "visits_max": float(visits.max()),
             "unexpected": float(posterior.unexpected),
             "impossible": float(posterior.impossible),
             "groups": float(self._groups),
@@ -106,19 +91,35 @@ class Metrics:
 
     def state(self) -> dict[str, Any]:
         """Numbers for a checkpoint."""
-        totals = {"groups": self._groups, "rollouts": self._rollouts}
-        return {"open": asdict(self._open), "last": asdict(self._last), "totals": totals}
+        return {"last": asdict(self._last), "totals": {"groups": self._groups, "rollouts": self._rollouts}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave; CheckpointError where it is not that."""
-        names = [field.name for field in fields(BatchRecord)]
-        require_keys("metrics", state, ("open", "last", "totals"))
+        """Take over what `state` gave; CheckpointError, and no change, where it is not that."""
+        require_keys("metrics", state, ("last", "totals"))
         require_keys("metrics.totals", state["totals"], ("groups", "rollouts"))
-        for part in ("open", "last"):
-            require_keys(f"metrics.{part}", state[part], names)
-        for part in ("open", "last", "totals"):
+        require_keys("metrics.last", state["last"], [field.name for field in fields(BatchRecord)])
+        for part in ("last", "totals"):
             for name, value in state[part].items():
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise CheckpointError(f"metrics.{part}.{name} must be a number; got {value!r}")
-        self._open, self._last = BatchRecord(**state["open"]), BatchRecord(**state["last"])
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not number or not math.isfinite(value) or value < 0:
+                    raise CheckpointError(f"metrics.{part}.{name} must be a finite number of at least 0; got {value!r}")
+        self._last = BatchRecord(**state["last"])
         self._groups, self._rollouts = state["totals"]["groups"], state["totals"]["rollouts"]
+
+
+def pool_figures(posterior: Posterior) -> dict[str, float]:
+    """Figures that look at every prompt of the pool: milliseconds for a million of them."""
+    visits = posterior.visits
+    seen = visits.bincount()  # prompts by their number of visits
+    upto = seen.cumsum(0)
+    # The median of an even number of prompts is the mean of the two in the middle.
+    middle = torch.tensor([(len(visits) - 1) // 2, len(visits) // 2], device=visits.device)
+    levels = seen.nonzero()
+    return {
+        "pool_success_rate": float(posterior.success_rate().double().mean()),
+        "belief_entropy": float(posterior.entropy().double().mean()),
+        "coverage": 1.0 - float(seen[0]) / len(visits),
+        "visits_min": float(levels[0]),
+        "visits_median": float(torch.searchsorted(upto, middle, right=True).double().mean()),
+        "visits_max": float(levels[-1]),
+    }

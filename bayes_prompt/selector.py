@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from threading import RLock
 from typing import Any, TypeAlias
@@ -14,21 +15,21 @@ from torch import Tensor
 
 from bayes_prompt import checkpoint
 from bayes_prompt.acquisition import Acquisition, top_b
-from bayes_prompt.errors import CheckpointError, PromptShortage
+from bayes_prompt.errors import PromptShortage
+from bayes_prompt.explanation import why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
-from bayes_prompt.metrics import BatchRecord, Metrics
+from bayes_prompt.metrics import BatchRecord, Metrics, pool_figures
 from bayes_prompt.posteriors import checks
-from bayes_prompt.posteriors.base import Posterior, require_keys
+from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
+from bayes_prompt.selector_state import STATE_VERSION, check_state
 
 logger = logging.getLogger(__name__)
 
 RewardsLike: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float]]
 IN_FLIGHT_POLICIES = ("redraw", "release", "keep")
 ON_SHORTAGE = ("raise", "reuse")
-STATE_VERSION = 1
-_STATE = ("version", "seed", "selections", "reused", "ids", "posterior", "in_flight", "last_pick", "metrics")
 
 
 class PromptSelector:
@@ -65,10 +66,10 @@ class PromptSelector:
             raise TypeError(f"posterior must be a Posterior; got {type(posterior).__name__}")
         if not isinstance(acquisition, Acquisition):
             raise TypeError(f"acquisition must be an Acquisition; got {type(acquisition).__name__}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be an integer; got {type(seed).__name__}")
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed must lie in [0, 2**63); got {seed}")
+        if isinstance(success_threshold, bool) or not isinstance(success_threshold, int | float):
+            raise TypeError(f"success_threshold must be a number; got {type(success_threshold).__name__}")
+        if not isinstance(allow_in_flight, bool):
+            raise TypeError(f"allow_in_flight must be True or False; got {allow_in_flight!r}")
         if not 0 < success_threshold <= 1:
             raise ValueError(f"success_threshold must lie in (0, 1]; got {success_threshold}")
         if on_shortage is not None and on_shortage not in ON_SHORTAGE:
@@ -77,7 +78,7 @@ class PromptSelector:
         self.acquisition = acquisition
         self.num_prompts = posterior.num_prompts
         self.batch_size = self._batch_size(batch_size, self.num_prompts)
-        self.seed = seed
+        self.seed = checks.integer("seed", seed, 0, 2**63 - 1)
         self.success_threshold = success_threshold
         self.on_shortage = on_shortage
         self.allow_in_flight = allow_in_flight
@@ -112,10 +113,11 @@ class PromptSelector:
             size = self.num_prompts if mask is None else int(mask.sum())
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
-            redrawn = self._in_flight.redraw(wanted, mask)
+            waiting = self._in_flight.redraw(wanted, mask)
+            redrawn = [prompt for *_, prompt in waiting]
             fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
             reused = self._reuse(wanted - len(redrawn) - len(fresh), mask, {*redrawn, *fresh})
-            self._in_flight.redrawn(redrawn)
+            self._in_flight.redrawn(waiting)
             self._in_flight.send([*fresh, *reused], self._selections)
             if fresh or reused:
                 self._selections += 1
@@ -135,7 +137,8 @@ class PromptSelector:
     ) -> None:
         """Learn what came of rolled-out prompts; they count at the next `advance`, and are no longer in flight.
 
-        Prompts that were never picked may be observed too.
+        Prompts that were never picked may be observed too. Observations of one prompt within a step are one group, and
+        the first of them ends its being in flight: hand groups over whole if it must not be picked again before.
 
         Args:
             index: row numbers (B,), or ids: their names (B,). One of the two.
@@ -150,20 +153,19 @@ class PromptSelector:
             if rewards is not None:
                 if successes is not None or trials is not None:
                     raise ValueError("give rewards, or successes and trials, not both")
-                successes, trials = checks.counts_from_rewards(rewards, self.success_threshold)
+                successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, rows.numel())
             elif successes is None or trials is None:
                 raise ValueError("give rewards of shape (B, G), or both successes and trials")
-            counts = checks.counts(rows, successes, trials, self.num_prompts)
-            record = BatchRecord.of(self.posterior, *counts)
-            self.posterior.observe(counts[0], counts[1], trials if isinstance(trials, int) else counts[2])
-            self._metrics.add(record)
+            self.posterior.observe(*checks.counts(rows, successes, trials, self.num_prompts))
             self._in_flight.land(rows.tolist())
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one training step pass. `elapsed` scales the forgetting; finite and at least 0."""
         with self._lock:
+            elapsed = checks.elapsed_time(elapsed)
+            record = BatchRecord.of(self.posterior)
             self.posterior.advance(elapsed)
-            self._metrics.close()
+            self._metrics.close(record)
 
     def update(
         self,
@@ -185,9 +187,12 @@ class PromptSelector:
         """Give back picks that will never be rolled out: rows (B,) or ids (B,). ValueError where one is not out."""
         with self._lock:
             rows = self._rows(index, ids).tolist()
+            asked: Counter[int] = Counter()
             for place, row in enumerate(rows):
-                if row not in self._in_flight:
-                    raise ValueError(f"index[{place}] = {row} is not in flight, so it cannot be released")
+                asked[row] += 1
+                if asked[row] > self._in_flight.times(row):
+                    name = f"index[{place}] = {row}" if ids is None else f"ids[{place}] = {ids[place]!r}"
+                    raise ValueError(f"{name} is not in flight, so it cannot be released")
             self._in_flight.land(rows)
 
     # What a person or a logger reads
@@ -198,17 +203,34 @@ class PromptSelector:
         with self._lock:
             return torch.tensor(self._in_flight.prompts(), dtype=torch.int64)
 
-    def metrics(self) -> dict[str, float]:
+    @property
+    def outings(self) -> Tensor:
+        """(selection, row) of every prompt that is out, as often as it is, (M, 2) int64, oldest first."""
+        with self._lock:
+            columns = [(selection, prompt) for selection, _, prompt in self._in_flight.outings()]
+            return torch.tensor(columns, dtype=torch.int64).reshape(-1, 2)
+
+    @property
+    def selections(self) -> int:
+        """Picks made so far: the number that the next new one gets. Picks that are handed out again keep theirs."""
+        with self._lock:
+            return self._selections
+
+    def metrics(self, pool: bool = True) -> dict[str, float]:
         """Figures for a trainer's logger, each a float; docs of each in `bayes_prompt.metrics`.
 
-        Those of the last batch are absent until a step with observations has passed.
+        Those of the last batch are absent until a step with observations has passed. pool=False leaves out those that
+        look at every prompt, for whoever asks more often than it logs.
         """
         with self._lock:
             figures = self._metrics.figures(self.posterior)
-            return {**figures, "in_flight": float(len(self._in_flight)), "reused": float(self._reused)}
+            figures |= {"in_flight": float(len(self._in_flight)), "reused": float(self._reused)}
+            return figures | pool_figures(self.posterior) if pool else figures
 
     def explain(self, prompt: int | None = None, *, id: Hashable | None = None) -> dict[str, Any]:
-        """Why a prompt was or was not picked: its standing in the pool now, in numbers and in one sentence.
+        """Why a prompt was or was not picked: its standing for the next pick, in numbers and in one sentence.
+
+        Scores are those that the next pick would go by; where they are Thompson draws, earlier picks had other ones.
 
         Args:
             prompt: a row number, or id: its name. IndexError or KeyError where there is no such prompt.
@@ -227,6 +249,8 @@ class PromptSelector:
                 "in_last_pick": bool((self._last_pick == row).any()),
                 "last_pick_cut": self._last_cut if self._selections else None,
                 "in_flight_since": self._in_flight.since(row) if row in self._in_flight else None,
+                "waits_to_be_redrawn": self._in_flight.waits(row),
+                "may_be_picked": self.allow_in_flight or row not in self._in_flight,
                 "visits": int(self.posterior.visits[row]),
                 "solved_visits": int(self.posterior.solved[row]),
                 "success_rate": float(self.posterior.success_rate(one)[0]),
@@ -235,7 +259,7 @@ class PromptSelector:
                 ),
                 "entropy": float(self.posterior.entropy(one)[0]),
             }
-            return {**standing, "why": self._sentence(standing)}
+            return {**standing, "why": why(standing)}
 
     def rows_of(self, ids: Sequence[Hashable]) -> Tensor:
         """Row numbers (B,) int64 of prompts by name; KeyError names the first that is unknown."""
@@ -252,10 +276,9 @@ class PromptSelector:
         with self._lock:
             return {
                 "version": STATE_VERSION,
-                "seed": self.seed,
+                **self._agreed(),
                 "selections": self._selections,
                 "reused": self._reused,
-                "ids": self._identities.fingerprint,
                 "posterior": self.posterior.state_dict(),
                 "in_flight": self._in_flight.state(),
                 "last_pick": {"index": self._last_pick.clone(), "cut": self._last_cut},
@@ -266,7 +289,8 @@ class PromptSelector:
         """Continue, bit for bit, from what `state_dict` gave.
 
         Args:
-            state: of a selector with the same posterior, pool and seed; else CheckpointError, and nothing changes.
+            state: of a selector with the same model, pool, acquisition, threshold and seed; else CheckpointError, and
+                nothing changes. (To go on with another acquisition, load state["posterior"] into the posterior alone.)
             in_flight: what becomes of picks that were out: "redraw" hands them out again first and in their old order
                 (unless they are observed before that), "release" gives them back to the pool, "keep" leaves them out,
                 for a caller that still has them.
@@ -274,7 +298,7 @@ class PromptSelector:
         with self._lock:
             if in_flight not in IN_FLIGHT_POLICIES:
                 raise ValueError(f"in_flight must be one of {', '.join(IN_FLIGHT_POLICIES)}; got {in_flight!r}")
-            self._check_state(state)
+            check_state(state, self._agreed(), self.num_prompts)
             self.posterior.load_state_dict(state["posterior"])
             self._in_flight.restore(state["in_flight"], in_flight)
             self._metrics.restore(state["metrics"])
@@ -283,8 +307,8 @@ class PromptSelector:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: safetensors and JSON, to a temporary file that is then renamed."""
-        with self._lock:
-            checkpoint.write(path, self.state_dict(), kind="PromptSelector")
+        state = self.state_dict()  # under the lock, which is not held while the disk is written
+        checkpoint.write(path, state, kind="PromptSelector")
 
     def load(self, path: str | os.PathLike[str], in_flight: str = "redraw") -> None:
         """Continue from a checkpoint; `in_flight` as in `load_state_dict`. A damaged one raises CheckpointError."""
@@ -314,6 +338,11 @@ class PromptSelector:
         if not free:
             return [], 0.0
         scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
+        if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
+            raise ValueError(
+                f"{self._acquisition_name()} must give scores of shape ({self.num_prompts},) on "
+                f"{self.posterior.device}; got {tuple(scores.shape)} on {scores.device}"
+            )
         picked = top_b(
             scores,
             min(wanted, free),
@@ -325,25 +354,27 @@ class PromptSelector:
         )
         values = scores[picked].cpu()
         if torch.isnan(values).any():
-            raise ValueError(f"{self.acquisition} gave the score NaN to prompt {int(picked[values.isnan()][0])}")
+            prompt = int(picked.cpu()[values.isnan()][0])
+            raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
         return picked.tolist(), float(values[-1])
 
     def _reuse(self, wanted: int, mask: Tensor | None, taken: set[int]) -> list[int]:
         """Prompts that are out already, longest out first, to fill a pick that would be too short."""
         if wanted <= 0:
             return []
-        out = [row for row in self._in_flight.prompts() if row not in taken and (mask is None or bool(mask[row]))]
+        allowed = None if mask is None else mask.cpu()
+        out = [row for row in self._in_flight.prompts() if row not in taken and (allowed is None or allowed[row])]
         logger.warning("%d of the picked prompts are still in flight: too few others are left", wanted)
         return out[:wanted]
 
     def _mask(self, candidates: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         device = self.posterior.device
-        given = candidates if isinstance(candidates, Tensor) else torch.as_tensor(np.asarray(candidates))
-        if given.dtype == torch.bool:
-            if tuple(given.shape) != (self.num_prompts,):
-                raise ValueError(f"a candidates mask must have shape ({self.num_prompts},); got {tuple(given.shape)}")
-            return given.to(device)
-        rows = checks.rows("candidates", given if given.numel() else given.to(torch.int64), self.num_prompts)
+        if isinstance(candidates, Tensor | np.ndarray) and candidates.dtype in (torch.bool, np.bool_):
+            if tuple(candidates.shape) != (self.num_prompts,):
+                got = tuple(candidates.shape)
+                raise ValueError(f"a candidates mask must have shape ({self.num_prompts},); got {got}")
+            return torch.as_tensor(candidates).to(device)
+        rows = checks.rows("candidates", candidates, self.num_prompts)
         mask = torch.zeros(self.num_prompts, dtype=torch.bool, device=device)
         mask[rows.to(device)] = True
         return mask
@@ -358,46 +389,29 @@ class PromptSelector:
 
     @staticmethod
     def _batch_size(batch_size: int, available: int, where: str = "the pool") -> int:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-            raise TypeError(f"batch_size must be an integer; got {type(batch_size).__name__}")
-        if not 1 <= batch_size <= available:
-            raise ValueError(f"batch_size must lie in [1, {available}], the size of {where}; got {batch_size}")
-        return batch_size
+        size = checks.integer("batch_size", batch_size, -(2**63))
+        if not 1 <= size <= available:
+            raise ValueError(f"batch_size must lie in [1, {available}], the size of {where}; got {size}")
+        return size
 
-    @staticmethod
-    def _sentence(standing: dict[str, Any]) -> str:
-        rank = f"score {standing['score']:.4g} ranks {standing['rank']}" + (
-            f" (tied with {standing['tied']} others)" if standing["tied"] else ""
-        )
-        if standing["in_flight_since"] is not None:
-            return f"in flight since selection {standing['in_flight_since']}, so it is not picked again; {rank}"
-        if standing["in_last_pick"]:
-            return f"in the last pick; since then it was observed or released, and its {rank}"
-        if standing["last_pick_cut"] is None:
-            return f"no pick was made yet; its {rank}"
-        return f"not in the last pick, whose lowest score was {standing['last_pick_cut']:.4g}; now its {rank}"
+    def _acquisition_name(self) -> str:
+        """The acquisition with its settings; of a class that does not say them, its name."""
+        kind = type(self.acquisition)
+        return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(self.acquisition)
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """CheckpointError for whatever the posterior's own check does not see; nothing is changed."""
-        require_keys("selector", state, _STATE)
-        if state["version"] != STATE_VERSION:
-            raise CheckpointError(f"selector state has version {state['version']}; this package reads {STATE_VERSION}")
-        for name, mine in (("seed", self.seed), ("ids", self._identities.fingerprint)):
-            if state[name] != mine:
-                raise CheckpointError(f"checkpoint of another selector: its {name} is {state[name]!r}, here {mine!r}")
-        for name in ("selections", "reused"):
-            if isinstance(state[name], bool) or not isinstance(state[name], int) or state[name] < 0:
-                raise CheckpointError(f"selector.{name} must be an integer of at least 0; got {state[name]!r}")
-        require_keys("selector.in_flight", state["in_flight"], ("selection", "place", "prompt"))
-        require_keys("selector.last_pick", state["last_pick"], ("index", "cut"))
-        if not isinstance(state["last_pick"]["cut"], float):
-            raise CheckpointError(f"selector.last_pick.cut must be a float; got {state['last_pick']['cut']!r}")
-        Metrics().restore(state["metrics"])
-        sizes = {len(column) for column in state["in_flight"].values()}
-        if len(sizes) != 1:
-            raise CheckpointError(f"selector.in_flight has columns of different lengths {sorted(sizes)}")
-        try:
-            checks.rows("in_flight.prompt", state["in_flight"]["prompt"], self.num_prompts)
-            checks.rows("last_pick.index", state["last_pick"]["index"], self.num_prompts)
-        except (IndexError, TypeError, ValueError) as error:
-            raise CheckpointError(f"selector state names prompts that cannot be: {error}") from error
+    def _agreed(self) -> dict[str, Any]:
+        """What a checkpoint and the selector that loads it must share."""
+        return {
+            "seed": self.seed,
+            "acquisition": self._acquisition_name(),
+            "success_threshold": float(self.success_threshold),
+            "ids": self._identities.fingerprint,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = RLock()

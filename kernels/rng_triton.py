@@ -19,7 +19,7 @@ _MULTIPLIER_1 = tl.constexpr(rng.MULTIPLIERS[1])
 _WEYL_0 = tl.constexpr(rng.WEYL[0])
 _WEYL_1 = tl.constexpr(rng.WEYL[1])
 _MASK = tl.constexpr(rng.MASK)
-# Changes no seed, but makes the interpreter, which holds arguments in [2**31, 2**32) in 32 bits, widen them before a shift.
+# Changes no seed, but makes the interpreter, which holds arguments in [2**31, 2**32) in 32 bits, widen it for a shift.
 _SEED_MASK = tl.constexpr(rng.SEED_LIMIT - 1)
 
 

@@ -45,13 +45,20 @@ BAD_OBSERVATIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"index": [1, 2], "successes": [0, -1], "trials": 2}, ValueError, r"successes\[1\] = -1 must lie in .*\[0, 2\]"),
     ({"index": [1, 2], "successes": [3, 0], "trials": 2}, ValueError, r"successes\[0\] = 3 must lie in .*\[0, 2\]"),
     ({"index": [1, 2], "successes": [0, 0], "trials": [1, 0]}, ValueError, r"trials\[1\] = 0 must be at least 1"),
+    ({"index": [1], "successes": [0], "trials": 2**31}, ValueError, r"trials\[0\] = 2147483648 must be .* at most"),
+    ({"index": [1], "successes": [0], "trials": 2**70}, ValueError, r"trials\[0\] = .* must be .* at most"),
+    ({"index": [1], "successes": 0, "trials": 2}, TypeError, "successes must be a one-dimensional array"),
+    ({"index": [2**70], "successes": [0], "trials": 2}, TypeError, "index must"),
+    ({"index": {1}, "successes": [0], "trials": 2}, TypeError, "index must be a one-dimensional array"),
+    ({"index": [1], "rewards": [[None, 1.0]]}, TypeError, "rewards must be numbers"),
+    ({"index": [1, 2], "rewards": [[1.0], [1.0, 0.0]]}, TypeError, "rewards must be numbers"),
     ({"index": [1, 2], "successes": [0, 0], "trials": [1]}, ValueError, "trials must have 2 entries"),
     ({"index": [1], "rewards": [[0.0, NAN]]}, ValueError, r"rewards\[0, 1\] = nan must be finite and lie in \[0, 1\]"),
     ({"index": [1], "rewards": [[INF, 0.0]]}, ValueError, r"rewards\[0, 0\] = inf"),
     ({"index": [1, 2], "rewards": [[0.0], [1.5]]}, ValueError, r"rewards\[1, 0\] = 1.5"),
     ({"index": [1], "rewards": [[-0.1]]}, ValueError, r"rewards\[0, 0\] = -0.1"),
     ({"index": [1], "rewards": [1.0]}, ValueError, r"rewards must have shape \(B, G\)"),
-    ({"index": [1, 2], "rewards": [[1.0]]}, ValueError, "successes must have 2 entries"),
+    ({"index": [1, 2], "rewards": [[1.0]]}, ValueError, "rewards must have 2 rows, one for each prompt named; got 1"),
     ({"index": [1]}, ValueError, "give rewards"),
     ({"index": [1], "rewards": [[1.0]], "trials": 1}, ValueError, "not both"),
     ({"rewards": [[1.0]]}, ValueError, "by index or by ids"),
@@ -103,6 +110,8 @@ BAD_SELECTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"candidates": [0.5, 1.0, 2.0]}, TypeError, "candidates must hold integers"),
     ({"candidates": torch.ones(9, dtype=torch.bool)}, ValueError, "a candidates mask must have shape"),
     ({"candidates": []}, ValueError, "batch_size must lie in"),
+    ({"candidates": {1, 2, 3}}, TypeError, "candidates must be a one-dimensional array"),
+    ({"candidates": ["a", "b", "c"]}, TypeError, "candidates must"),
     ({"batch_size": 10}, bp.PromptShortage, "10 prompts are wanted"),
 ]
 
@@ -192,7 +201,7 @@ def test_an_explicit_backend_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch)
 # Checks on the device: the same code runs here on CPU tensors
 
 
-@pytest.mark.parametrize(("arguments", "kind", "message"), [POSTERIOR_CALLS[i] for i in (0, 1, 8, 9, 10)])
+@pytest.mark.parametrize(("arguments", "kind", "message"), [POSTERIOR_CALLS[i] for i in (0, 1, 8, 9, 10, 11)])
 def test_deferred_checks_raise_at_the_next_read(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     posterior, other = bp.SolvingProgress().posterior(10), bp.SolvingProgress().posterior(10)
     posterior._defer_checks = True
@@ -217,7 +226,9 @@ def test_a_checkpoint_of_another_model_size_seed_or_version_is_refused() -> None
         (bp.recipes.dps(num_prompts=10, batch_size=3, seed=2), "seed"),
         (bp.recipes.dps(num_prompts=10, batch_size=3, seed=1, dtype=torch.float64), "dtype"),
         (bp.recipes.dps(num_prompts=10, batch_size=3, seed=1, ids=list("abcdefghij")), "ids"),
-        (bp.recipes.mopps(num_prompts=10, batch_size=3, seed=1), "model"),
+        (bp.recipes.dps(num_prompts=10, batch_size=3, seed=1, entropy_weight=0.1), "acquisition"),
+        (bp.recipes.dps(num_prompts=10, batch_size=3, seed=1, success_threshold=0.5), "success_threshold"),
+        (bp.recipes.mopps(num_prompts=10, batch_size=3, seed=1), "acquisition"),
     ]
     for selector, word in others:
         before = selector.state_dict()
@@ -226,7 +237,7 @@ def test_a_checkpoint_of_another_model_size_seed_or_version_is_refused() -> None
         assert same(before, selector.state_dict())
     for part in (state, state["posterior"]):
         part["version"] = 99
-        with pytest.raises(bp.CheckpointError, match="version 99"):
+        with pytest.raises(bp.CheckpointError, match="version must be 1; got 99"):
             make().load_state_dict(state)
         part["version"] = 1
 
@@ -250,6 +261,21 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
         ("posterior/step", -1, "posterior.step"),
         ("in_flight/prompt", torch.tensor([0, 1, 99]), "prompts that cannot be"),
         ("in_flight/place", torch.tensor([0]), "different lengths"),
+        ("in_flight/place", [0, 1], "int64 tensor of shape"),
+        ("in_flight/selection", torch.tensor([0.0, 1.0]), "int64 tensor of shape"),
+        ("in_flight/prompt", torch.tensor([0, -1]), "must be at least 0"),
+        ("last_pick/index", [1], "int64 tensor of shape"),
+        ("version", torch.ones(2), "selector.version"),
+        ("seed", torch.ones(2), "another selector.seed"),
+        ("selections", 10**30, "selector.selections"),
+        ("metrics/last/groups", NAN, "metrics.last.groups"),
+        ("posterior/pending/index", torch.tensor([1.0]), "int64 tensor of shape"),
+        ("posterior/tensors/belief", torch.full((3, 10), -5.0), "must be at least 0"),
+        ("posterior/tensors/belief", torch.full((3, 10), 5.0), "sums to 15.0, not to 1"),
+        ("posterior/tensors/concentration", torch.zeros(3, 3, 10), "without a positive entry"),
+        ("posterior/tensors/visits", torch.full((10,), -1, dtype=torch.int32), "must be at least 0"),
+        ("posterior/tensors/group_size", torch.tensor(-1), "must be at least 0"),
+        ("posterior/model/model/decay", torch.ones(2), "decay"),
         ("selections", "many", "selector.selections"),
         ("metrics/last/groups", "x", "metrics.last.groups"),
         ("surprise", 1, "unknown entries"),

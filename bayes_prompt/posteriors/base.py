@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 import bayes_prompt.kernels.backend as backends
+from bayes_prompt.checkpoint import (
+    require_integer,
+    require_keys,
+    require_like,
+    require_no_less,
+    require_rows,
+    require_same,
+)
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
@@ -53,15 +61,10 @@ class Posterior(ABC):
         backend: str = "auto",
         first_prompt: int = 0,
     ) -> None:
-        for name, value, least in (("num_prompts", num_prompts, 1), ("first_prompt", first_prompt, 0)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}")
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64; got {dtype}")
-        self.num_prompts = num_prompts
-        self.first_prompt = first_prompt
+        self.num_prompts = checks.integer("num_prompts", num_prompts, 1)
+        self.first_prompt = checks.integer("first_prompt", first_prompt, 0)
         self.device = torch.device(device)
         self.dtype = dtype
         self.backend = backends.resolve(backend, self.device)
@@ -100,22 +103,20 @@ class Posterior(ABC):
             index_ = checks.integers("index", index).to(self.device)
             size = index_.numel()
             successes_ = checks.integers("successes", successes, size).to(self.device)
-            trials_ = checks.integers("trials", trials, size).to(self.device)
+            trials_ = checks.integers("trials", trials, size, single=True).to(self.device)
             entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
         else:
             entries = checks.counts(index, successes, trials, self.num_prompts)
         if entries[0].numel() == 0:
             return
-        entries = (entries[0].to(self.device), entries[1].to(self.device), entries[2].to(self.device))
-        accepted = entries[0][0] < self.num_prompts
-        group_size = self._counters["group_size"]
-        group_size.copy_(torch.where(accepted, entries[2].max(), group_size))
-        self._pending.append((entries[0].clone(), entries[1].clone(), entries[2].clone()))
+        kept = [entry.to(self.device).clone() for entry in entries]
+        self._pending.append((kept[0], kept[1], kept[2]))
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one step of time pass for all N prompts, with the counts observed since the last one.
 
-        `elapsed` scales the forgetting: a decay acts as decay ** elapsed. It must be finite and at least 0.
+        `elapsed` scales the forgetting alone: a decay acts as decay ** elapsed, so 0 forgets nothing, while hidden
+        states still make one transition. It must be finite and at least 0.
         """
         elapsed = checks.elapsed_time(elapsed)
         counts = self._counts(self._pending)
@@ -126,6 +127,9 @@ class Posterior(ABC):
         ones = counts.leader.to(torch.int32)
         self._counters["visits"].index_add_(0, rows, ones)
         self._counters["solved"].index_add_(0, rows, ones * (counts.successes == counts.trials))
+        if self._pending:
+            largest, size = (counts.trials * counts.leader).max(), self._counters["group_size"]
+            size.copy_(torch.where(largest > 0, largest, size))
         self._pending = []
         self.step += 1
 
@@ -150,6 +154,11 @@ class Posterior(ABC):
             known = (index.to(self.device), successes.to(self.device), trials.to(self.device))
             self._warm_start(self._counts([known]))
 
+    def pending(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the next `advance` will learn from: index, successes, trials, each (M,) int64 with distinct rows."""
+        counts = self._counts(self._pending)
+        return counts.index[counts.leader], counts.successes[counts.leader], counts.trials[counts.leader]
+
     # What an acquisition may ask; each takes rows (B,) to answer for those alone
 
     @abstractmethod
@@ -157,8 +166,11 @@ class Posterior(ABC):
         """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
 
     @abstractmethod
-    def informative_probability(self, trials: int, index: Tensor | None = None) -> Tensor:
-        """P(0 < successes < trials) of the coming rollouts, (N,), or (B,) for the rows `index`."""
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
+        """P(0 < successes < trials) of the coming rollouts, (N,), or (B,) for the rows `index`.
+
+        trials: rollouts of each prompt, an integer of at least 1, or (N,) or (B,) of them.
+        """
 
     @abstractmethod
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
@@ -176,7 +188,7 @@ class Posterior(ABC):
 
     @property
     def group_size(self) -> int:
-        """Rollouts of one prompt in the last observation; 8 before there was one."""
+        """Rollouts of one prompt in the last step that had observations (the most of them); 8 before there was one."""
         return int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
 
     @property
@@ -229,29 +241,38 @@ class Posterior(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. The state of another model, size, type or version raises CheckpointError."""
+        self._check_state(state)
         expected = {**self._counters, **self._tensors()}
         del expected["refused"]
-        require_keys("posterior", state, ("version", "model", "step", "pending", "tensors"))
-        if state["version"] != STATE_VERSION:
-            raise CheckpointError(f"posterior state has version {state['version']}; this package reads {STATE_VERSION}")
-        require_same("posterior", state["model"], self._describe())
-        require_keys("posterior.tensors", state["tensors"], expected)
-        for name, mine in expected.items():
-            require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
-        require_keys("posterior.pending", state["pending"], _PENDING)
-        if isinstance(state["step"], bool) or not isinstance(state["step"], int) or state["step"] < 0:
-            raise CheckpointError(f"posterior.step must be an integer of at least 0; got {state['step']!r}")
-        try:
-            index, successes, trials = (state["pending"][name] for name in _PENDING)
-            pending = checks.counts(index, successes, trials, self.num_prompts)
-        except (IndexError, TypeError, ValueError) as error:
-            raise CheckpointError(f"posterior.pending holds counts that cannot be: {error}") from error
         for name, mine in expected.items():
             mine.copy_(state["tensors"][name])
         self._counters["refused"].zero_()
-        index, successes, trials = (entry.to(self.device) for entry in pending)
+        index, successes, trials = (state["pending"][name].to(self.device).clone() for name in _PENDING)
         self._pending = [(index, successes, trials)] if index.numel() else []
         self.step = state["step"]
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """CheckpointError unless `load_state_dict` can take all of it."""
+        expected = {**self._counters, **self._tensors()}
+        del expected["refused"]
+        require_keys("posterior", state, ("version", "model", "step", "pending", "tensors"))
+        require_integer("posterior.version", state["version"], STATE_VERSION, STATE_VERSION)
+        require_same("posterior", state["model"], self._describe())
+        require_integer("posterior.step", state["step"])
+        require_keys("posterior.tensors", state["tensors"], expected)
+        for name, mine in expected.items():
+            require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
+            if "evidence" not in name:
+                require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
+        self._check_belief(state["tensors"])
+        require_keys("posterior.pending", state["pending"], _PENDING)
+        for name in _PENDING:
+            require_rows(f"posterior.pending.{name}", state["pending"][name])
+        try:
+            index, successes, trials = (state["pending"][name] for name in _PENDING)
+            checks.counts(index, successes, trials, self.num_prompts)
+        except (IndexError, ValueError) as error:
+            raise CheckpointError(f"posterior.pending holds counts that cannot be: {error}") from error
 
     # What a model's posterior must provide
 
@@ -264,6 +285,10 @@ class Posterior(ABC):
         """The tensors of the belief, by name, as they are written to checkpoints."""
 
     @abstractmethod
+    def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
+        """CheckpointError unless saved tensors, of the right shapes and not negative, are a belief."""
+
+    @abstractmethod
     def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
         """One step for all N prompts; slot (N,) int32 is a prompt's entry in `counts`, or -1."""
 
@@ -272,6 +297,12 @@ class Posterior(ABC):
         """Shape the belief by counts that were known before training."""
 
     # Shared inner workings
+
+    def _checked(self, index: Tensor) -> Tensor:
+        """Rows (B,) to be looked up, on this device; those of the host are checked."""
+        if isinstance(index, Tensor) and index.device.type != "cpu":
+            return index
+        return checks.rows("index", index, self.num_prompts).to(self.device)
 
     def _kernel(self, operation: str) -> ModuleType:
         return backends.load(operation, self.backend)
@@ -305,37 +336,3 @@ class Posterior(ABC):
 
 
 _PENDING = ("index", "successes", "trials")
-
-
-def require_keys(name: str, state: Mapping[str, Any], keys: Any) -> None:
-    """CheckpointError unless `state` is a mapping with exactly these keys."""
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{name} state must be a dictionary; got {type(state).__name__}")
-    missing, extra = sorted(set(keys) - set(state)), sorted(set(state) - set(keys))
-    if missing or extra:
-        raise CheckpointError(f"{name} state has missing entries {missing} and unknown entries {extra}")
-
-
-def require_same(name: str, theirs: Any, mine: Any) -> None:
-    """CheckpointError that names the first entry in which two descriptions differ."""
-    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-        for key in sorted({*theirs, *mine}):
-            if key not in theirs or key not in mine:
-                raise CheckpointError(f"{name}.{key} is only in {'the checkpoint' if key in theirs else 'this object'}")
-            require_same(f"{name}.{key}", theirs[key], mine[key])
-    elif theirs != mine:
-        raise CheckpointError(f"checkpoint of another {name}: it has {theirs!r}, here it is {mine!r}")
-
-
-def require_like(name: str, theirs: Any, mine: Tensor) -> None:
-    """CheckpointError unless a tensor has the shape and type of mine and is finite."""
-    if not isinstance(theirs, Tensor):
-        raise CheckpointError(f"{name} must be a tensor; got {type(theirs).__name__}")
-    if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-        raise CheckpointError(
-            f"{name} must be {mine.dtype} of shape {tuple(mine.shape)}; "
-            f"got {theirs.dtype} of shape {tuple(theirs.shape)}"
-        )
-    if theirs.is_floating_point() and not bool(torch.isfinite(theirs).all()):
-        row = int((~torch.isfinite(theirs)).reshape(-1).nonzero()[0])
-        raise CheckpointError(f"{name} must be finite; entry {row} is {float(theirs.reshape(-1)[row])}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bayes_prompt.posteriors import checks
+from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.posteriors import beta_functions, checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class BetaPosterior(Posterior):
         if (alpha is None) != (beta is None):
             raise ValueError("alpha and beta must be given together")
         tables = model.lower(dtype, self.device)
-        self._prior_alpha = self._prior_of("alpha", tables.alpha if alpha is None else alpha)
-        self._prior_beta = self._prior_of("beta", tables.beta if beta is None else beta)
+        self._prior_alpha = self._prior_of("alpha", tables.alpha if alpha is None else alpha, alpha is not None)
+        self._prior_beta = self._prior_of("beta", tables.beta if beta is None else beta, beta is not None)
         self._own_prior = {}
         if alpha is not None:
             both = torch.stack([self._prior_alpha, self._prior_beta]).cpu().double()
@@ -57,18 +59,14 @@ class BetaPosterior(Posterior):
         alpha, beta = self._rows(index)
         return alpha / (alpha + beta)
 
-    def informative_probability(self, trials: int, index: Tensor | None = None) -> Tensor:
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """1 - E[p^G] - E[(1-p)^G] with the moments of the Beta, (N,), or (B,) for the rows `index`."""
+        if isinstance(trials, Tensor):
+            alpha, beta = self._rows(index)
+            each = checks.integers("trials", trials).to(self.device)
+            return beta_functions.mixed_probability(alpha.double(), beta.double(), each).to(self.dtype)
         trials = checks.group_size("trials", trials)
-
-        def mixed(alpha: Tensor, beta: Tensor) -> Tensor:
-            all_right, all_wrong = torch.ones_like(alpha), torch.ones_like(alpha)
-            for i in range(trials):
-                all_right *= (alpha + i) / (alpha + beta + i)
-                all_wrong *= (beta + i) / (alpha + beta + i)
-            return (1 - all_right - all_wrong).clamp(0, 1)
-
-        return self._wide(mixed, index)
+        return self._wide(lambda a, b: beta_functions.mixed_probability(a, b, trials), index)
 
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
         """E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1)), (N,), or (B,) for the rows `index`."""
@@ -76,13 +74,7 @@ class BetaPosterior(Posterior):
 
     def entropy(self, index: Tensor | None = None) -> Tensor:
         """Differential entropy of the Beta in nats, (N,) or (B,): 0 for the uniform, negative for the well known."""
-
-        def differential(a: Tensor, b: Tensor) -> Tensor:
-            log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-            digammas = (a - 1) * torch.digamma(a) + (b - 1) * torch.digamma(b) - (a + b - 2) * torch.digamma(a + b)
-            return log_beta - digammas
-
-        return self._wide(differential, index)
+        return self._wide(beta_functions.entropy, index)
 
     def sample_success_rate(self, seed: int, step: int) -> Tensor:
         """One draw from every prompt's Beta, (N,)."""
@@ -93,8 +85,8 @@ class BetaPosterior(Posterior):
     def _rows(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
         if index is None:
             return self.alpha, self.beta
-        index = index.to(self.device)
-        return self.alpha[index], self.beta[index]
+        rows = self._checked(index)
+        return self.alpha[rows], self.beta[rows]
 
     def _wide(self, function: Any, index: Tensor | None) -> Tensor:
         """A function of (alpha, beta) in float64, whose differences would lose every digit in float32."""
@@ -117,9 +109,16 @@ class BetaPosterior(Posterior):
     def _tensors(self) -> dict[str, Tensor]:
         return {"alpha": self.alpha, "beta": self.beta}
 
+    def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, values in tensors.items():
+            if name in ("alpha", "beta"):
+                require_no_less(f"posterior.tensors.{name}", values, torch.finfo(self.dtype).tiny)
+
     def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
         rows = counts.index.clamp(max=self.num_prompts - 1)
-        evidence = _beta_binomial(self.alpha[rows], self.beta[rows], counts.successes, counts.trials)
+        evidence = beta_functions.log_beta_binomial(
+            self.alpha[rows].double(), self.beta[rows].double(), counts.successes, counts.trials
+        )
         total = torch.where(counts.leader, evidence, 0.0).sum()
         self._counters["log_evidence"] += total
         self._counters["log_count_evidence"] += total
@@ -141,23 +140,14 @@ class BetaPosterior(Posterior):
         self.alpha[rows] += counts.successes[counts.leader].to(self.dtype)
         self.beta[rows] += (counts.trials - counts.successes)[counts.leader].to(self.dtype)
 
-    def _prior_of(self, name: str, values: Tensor) -> Tensor:
-        values = torch.as_tensor(values).to(self.device, self.dtype).reshape(-1)
-        if values.numel() not in (1, self.num_prompts):
+    def _prior_of(self, name: str, values: Tensor, own: bool) -> Tensor:
+        """A prior parameter, (N,) or where all prompts share it (1,); a copy, which no one else can change."""
+        values = torch.as_tensor(values)
+        if values.shape != (self.num_prompts,) and (own or values.shape != (1,)):
             raise ValueError(f"{name} must have shape ({self.num_prompts},); got {tuple(values.shape)}")
-        bad = ~(torch.isfinite(values) & (values >= torch.finfo(self.dtype).tiny))
+        cast = values.detach().to(self.device, self.dtype)
+        bad = ~(torch.isfinite(cast) & (cast >= torch.finfo(self.dtype).tiny))
         if bad.any():
             row = int(bad.nonzero()[0])
             raise ValueError(f"{name}[{row}] = {float(values[row])} must be finite and greater than 0 in {self.dtype}")
-        return values.contiguous()
-
-
-def _beta_binomial(alpha: Tensor, beta: Tensor, successes: Tensor, trials: Tensor) -> Tensor:
-    """log P(successes) under a Beta-Binomial, binomial coefficient included; all (M,), float64."""
-    a, b, s, n = (values.double() for values in (alpha, beta, successes, trials))
-
-    def log_beta(x: Tensor, y: Tensor) -> Tensor:
-        return torch.lgamma(x) + torch.lgamma(y) - torch.lgamma(x + y)
-
-    coefficient = torch.lgamma(n + 1) - torch.lgamma(s + 1) - torch.lgamma(n - s + 1)
-    return coefficient + log_beta(a + s, b + n - s) - log_beta(a, b)
+        return cast.clone(memory_format=torch.contiguous_format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -10,34 +11,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MAX_TRIALS = 2**31 - 1  # of one entry, so that no sum of a step overflows
+
 IntegersLike: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
 # What a device-side check found, as (code, entry, value); code 0 is "nothing".
 _DEFERRED = {
     1: "index[{row}] = {value} of an earlier call is outside [0, {num_prompts})",
-    2: "trials[{row}] = {value} of an earlier call must be at least 1",
+    2: "trials[{row}] = {value} of an earlier call must lie in [1, 2**31)",
     3: "successes[{row}] = {value} of an earlier call must lie in [0, trials]",
 }
 
 
-def integers(name: str, values: IntegersLike | int, size: int | None = None) -> Tensor:
-    """`values` as an int64 tensor of shape (B,), on the device where it is. A single int fills `size` entries.
+def integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """A single integer (numpy's too, booleans not) in [low, high]; TypeError or ValueError otherwise."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}") from error
+    if number < low or (high is not None and number > high):
+        accepted = f"be at least {low}" if high is None else f"lie in [{low}, {high}]"
+        raise ValueError(f"{name} must {accepted}; got {number}")
+    return number
+
+
+def integers(name: str, values: IntegersLike | int, size: int | None = None, single: bool = False) -> Tensor:
+    """`values` as an int64 tensor of shape (B,), on the device where it is; `single` lets one int fill `size` entries.
 
     Raises TypeError for floats and booleans, ValueError for a wrong shape.
     """
     if isinstance(values, int | np.integer) and not isinstance(values, bool):
-        if size is None:
+        if size is None or not single:
             raise TypeError(f"{name} must be a one-dimensional array of integers; got the single number {values}")
-        return torch.full((size,), int(values), dtype=torch.int64)
+        return torch.full((size,), max(-1, min(int(values), 2**62)), dtype=torch.int64)
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be a one-dimensional array of integers; got {type(values).__name__}") from error
     if tensor.numel() == 0 and not isinstance(values, Tensor | np.ndarray):
         tensor = tensor.to(torch.int64)  # an empty list has no type of its own
     if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(f"{name} must hold integers; got {tensor.dtype}")
-    if tensor.ndim == 0 and size is not None:
+    if tensor.ndim == 0 and size is not None and single:
         tensor = tensor.expand(size)
     if tensor.ndim != 1:
         raise ValueError(f"{name} must have one dimension; got shape {tuple(tensor.shape)}")
@@ -59,8 +76,9 @@ def counts(
     """Observed counts, each (B,) int64 on the CPU, or the error that names the first bad row."""
     index_ = rows("index", index, num_prompts)
     successes_ = integers("successes", successes, index_.numel()).cpu()
-    trials_ = integers("trials", trials, index_.numel()).cpu()
-    _refuse_first(trials_, trials_ < 1, ValueError, "trials", "must be at least 1")
+    trials_ = integers("trials", trials, index_.numel(), single=True).cpu()
+    bad = (trials_ < 1) | (trials_ > MAX_TRIALS)
+    _refuse_first(trials_, bad, ValueError, "trials", "must be at least 1 and at most 2**31 - 1")
     bad = (successes_ < 0) | (successes_ > trials_)
     if bad.any():
         row = int(bad.nonzero()[0])
@@ -80,7 +98,7 @@ def deferred_counts(
     """
     code = torch.zeros_like(index)
     code = torch.where((successes < 0) | (successes > trials), 3, code)
-    code = torch.where(trials < 1, 2, code)
+    code = torch.where((trials < 1) | (trials > MAX_TRIALS), 2, code)
     code = torch.where((index < 0) | (index >= num_prompts), 1, code)
     if index.numel() == 0:
         return index, successes, trials
@@ -107,12 +125,8 @@ def raise_deferred(found: Tensor, num_prompts: int) -> None:
 
 
 def group_size(name: str, trials: int) -> int:
-    """A number of rollouts of one prompt: an integer of at least 1."""
-    if isinstance(trials, bool) or not isinstance(trials, int | np.integer):
-        raise TypeError(f"{name} must be an integer; got {type(trials).__name__}")
-    if trials < 1:
-        raise ValueError(f"{name} must be at least 1; got {trials}")
-    return int(trials)
+    """A number of rollouts of one prompt: an integer in [1, 2**31)."""
+    return integer(name, trials, 1, MAX_TRIALS)
 
 
 def elapsed_time(elapsed: float) -> float:
@@ -125,14 +139,19 @@ def elapsed_time(elapsed: float) -> float:
 
 
 def counts_from_rewards(
-    rewards: Tensor | np.ndarray | Sequence[Sequence[float]], threshold: float
+    rewards: Tensor | np.ndarray | Sequence[Sequence[float]], threshold: float, size: int
 ) -> tuple[Tensor, int]:
     """Rewards (B, G) in [0, 1] as successes (B,) int64 and trials G; a reward >= threshold is a success."""
-    tensor = rewards if isinstance(rewards, Tensor) else torch.as_tensor(np.asarray(rewards))
+    try:
+        tensor = rewards if isinstance(rewards, Tensor) else torch.as_tensor(np.asarray(rewards))
+    except (TypeError, ValueError) as error:
+        raise TypeError("rewards must be numbers in [0, 1] of shape (B, G), every row of the same length") from error
     if tensor.is_complex():
         raise TypeError(f"rewards must be real numbers; got {tensor.dtype}")
     if tensor.ndim != 2 or tensor.shape[1] < 1:
         raise ValueError(f"rewards must have shape (B, G) with G >= 1; got {tuple(tensor.shape)}")
+    if tensor.shape[0] != size:
+        raise ValueError(f"rewards must have {size} rows, one for each prompt named; got {tensor.shape[0]}")
     values = tensor.to(torch.float64)
     bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
     if bad.any():

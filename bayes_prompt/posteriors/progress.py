@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bayes_prompt.errors import CheckpointError
+from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
@@ -90,8 +93,10 @@ class ProgressPosterior(Posterior):
         """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
         return self._mean_rate @ self._rows(index)
 
-    def informative_probability(self, trials: int, index: Tensor | None = None) -> Tensor:
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """P(0 < successes < trials), (N,) or (B,). Under the published emission belief[:, 1], and 0 for one trial."""
+        if isinstance(trials, Tensor):
+            return (self._informative_each(trials) * self._rows(index)).sum(0)
         trials = checks.group_size("trials", trials)
         if trials not in self._informative:
             self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
@@ -119,7 +124,14 @@ class ProgressPosterior(Posterior):
         return low[state] + (high - low)[state] * within
 
     def _rows(self, index: Tensor | None) -> Tensor:
-        return self._belief if index is None else self._belief[:, index.to(self.device)]
+        return self._belief if index is None else self._belief[:, self._checked(index)]
+
+    def _informative_each(self, trials: Tensor) -> Tensor:
+        """P(0 < successes < trials | state) for trials (M,), as (K, M)."""
+        trials = checks.integers("trials", trials).to(self.device)
+        ends = [self._emission.log_likelihood(end, trials).exp() for end in (torch.zeros_like(trials), trials)]
+        mixed = (1 - ends[0] - ends[1]).clamp(min=0).masked_fill((trials == 1)[:, None], 0)
+        return mixed.T.to(self.dtype)
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -136,10 +148,22 @@ class ProgressPosterior(Posterior):
             tensors["concentration"] = self._concentration
         return tensors
 
+    def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
+        for name in ("belief", "posterior"):
+            total = tensors[name].double().sum(0)
+            if bool(((total - 1).abs() > 1e-3).any()):
+                row = int(((total - 1).abs() > 1e-3).nonzero()[0])
+                raise CheckpointError(f"posterior.tensors.{name} of prompt {row} sums to {float(total[row])}, not to 1")
+        if "concentration" in tensors and bool((tensors["concentration"].sum(1) <= 0).any()):
+            raise CheckpointError("posterior.tensors.concentration has a row without a positive entry")
+
     def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
         log_likelihood = self._emission.event_log_likelihood(counts.successes, counts.trials)
         # A row's largest likelihood becomes 1, so that many trials cannot underflow; the evidence takes it back.
         scale = log_likelihood.amax(1)
+        # A count that no state can produce says nothing about the state, and was not expected.
+        absurd = scale == -torch.inf
+        log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self.dtype)
         evidence = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
         status = torch.empty(counts.index.numel(), dtype=torch.int32, device=self.device)
@@ -155,7 +179,7 @@ class ProgressPosterior(Posterior):
             evidence,
             status,
         )
-        unexpected = counts.leader & ((status & UNEXPECTED) != 0)
+        unexpected = counts.leader & (absurd | ((status & UNEXPECTED) != 0))
         impossible = counts.leader & ((status & IMPOSSIBLE) != 0)
         expected = counts.leader & ~unexpected
         event = torch.where(expected, evidence, 1).double().log() + torch.where(expected, scale, 0.0)
@@ -195,12 +219,11 @@ class ProgressPosterior(Posterior):
             raise ValueError(f"the sum of {name}{where} is {float(total[tuple(where)])}; it {accepted}")
         if name == "initial":
             wide = wide / total[..., None]
-        cast = wide.to(self.device, self.dtype)
-        if name == "concentration" and bool(((cast < torch.finfo(self.dtype).tiny) & (wide.to(self.device) > 0)).any()):
-            raise ValueError(
-                f"{name} has positive values below {torch.finfo(self.dtype).tiny}, the least of {self.dtype}"
-            )
-        return cast.movedim(0, -1).contiguous()
+        cast = model_checks.cast(name, wide, self.dtype)
+        if name == "concentration":
+            model_checks.cast(name, total, self.dtype, "the sum")
+            model_checks.cast(name, wide / total[..., None], self.dtype, "the mean probability")
+        return cast.to(self.device).movedim(0, -1).clone(memory_format=torch.contiguous_format)
 
 
 def _fingerprint(values: Tensor) -> str:

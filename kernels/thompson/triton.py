@@ -50,11 +50,12 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
         _sample_state[(triton.cdiv(len(out), BLOCK),)](
             belief,
             out,
-            *belief.shape,
+            len(out),
             *belief.stride(),
             seed,
             step,
             first_prompt,
+            NUM_STATES=len(belief),
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
         )
@@ -165,13 +166,13 @@ def _sample_beta(  # type: ignore[no-untyped-def]
 def _sample_state(  # type: ignore[no-untyped-def]
     belief,
     out,
-    num_states: tl.int64,
     num_prompts: tl.int64,
     state_stride: tl.int64,
     prompt_stride: tl.int64,
     seed: tl.int64,
     step: tl.int64,
     first_prompt: tl.int64,
+    NUM_STATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     scalar = belief.dtype.element_ty
@@ -179,14 +180,14 @@ def _sample_state(  # type: ignore[no-untyped-def]
     inside = row < num_prompts
     column = belief + row * prompt_stride
     total = tl.zeros([BLOCK], dtype=scalar)
-    for state in range(num_states):
+    for state in range(NUM_STATES):
         total += tl.load(column + state * state_stride, mask=inside, other=0.0)
     word, _, _, _ = rng_triton.words(seed.to(tl.int64), step.to(tl.int64), row + first_prompt, rng_triton.STATE, 0)
     target = rng_triton.uniform(word, scalar) * total
     cumulative = tl.zeros([BLOCK], dtype=scalar)
     drawn = tl.full([BLOCK], -1, dtype=tl.int64)
     open_ = inside
-    for state in range(num_states):
+    for state in range(NUM_STATES):
         weight = tl.load(column + state * state_stride, mask=inside, other=0.0)
         cumulative += weight
         positive = open_ & (weight > 0.0)
@@ -201,16 +202,17 @@ def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, st
     return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, NUM_WARPS
 
 
-def _state_variant(scalar: str) -> tuple[object, dict[str, str], dict[str, float], int]:
-    sizes = ("num_states", "num_prompts", "state_stride", "prompt_stride", "seed", "step", "first_prompt")
+def _state_variant(scalar: str, states: int) -> tuple[object, dict[str, str], dict[str, float], int]:
+    sizes = ("num_prompts", "state_stride", "prompt_stride", "seed", "step", "first_prompt")
     signature = {"belief": f"*{scalar}", "out": "*i64"} | dict.fromkeys(sizes, "i64")
-    return _sample_state, signature, {"BLOCK": BLOCK}, NUM_WARPS
+    return _sample_state, signature, {"NUM_STATES": states, "BLOCK": BLOCK}, NUM_WARPS
 
 
 AHEAD_OF_TIME = [
     _beta_variant("fp32", torch.float32),
     _beta_variant("fp64", torch.float64),
-    _state_variant("fp32"),
-    _state_variant("fp64"),
+    _state_variant("fp32", 3),
+    _state_variant("fp32", 16),
+    _state_variant("fp64", 3),
 ]
 """What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""

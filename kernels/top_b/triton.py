@@ -39,7 +39,7 @@ def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: i
     state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=scores.device)
     state[0, RANK] = 2**32 - 1 if sizes[RANK] == 4 else -1
     state[0, KEY] = LAST
-    state[0, ROW] = LAST
+    state[0, ROW] = 2 ** (8 * sizes[ROW]) - 1
     state[0, 3] = batch
     counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=scores.device)
     counts[0, 255] = LAST
@@ -67,15 +67,17 @@ def _places(scores, mask, row, num_rows, MASKED: tl.constexpr):  # type: ignore[
     score = tl.load(scores + row, mask=inside, other=0.0)
     if MASKED:
         inside = inside & (tl.load(mask + row, mask=inside, other=0) != 0)
-    score = tl.where(score == 0.0, 0.0, score)
+    # On the bits alone, so that subnormal scores keep their order where arithmetic flushes them to zero.
     if scores.dtype.element_ty == tl.float32:
         bits = score.to(tl.int32, bitcast=True)
-        rank = tl.where(score == score, tl.where(bits < 0, bits, bits ^ 0x7FFFFFFF), -1)
-        rank = rank.to(tl.uint32, bitcast=True).to(tl.uint64)
+        magnitude = bits & 0x7FFFFFFF
+        rank = tl.where((bits < 0) & (magnitude != 0), bits, magnitude ^ 0x7FFFFFFF)
+        rank = tl.where(magnitude > 0x7F800000, -1, rank).to(tl.uint32, bitcast=True).to(tl.uint64)
     else:
         bits = score.to(tl.int64, bitcast=True)
-        rank = tl.where(score == score, tl.where(bits < 0, bits, bits ^ 0x7FFFFFFFFFFFFFFF), -1)
-        rank = rank.to(tl.uint64, bitcast=True)
+        magnitude = bits & 0x7FFFFFFFFFFFFFFF
+        rank = tl.where((bits < 0) & (magnitude != 0), bits, magnitude ^ 0x7FFFFFFFFFFFFFFF)
+        rank = tl.where(magnitude > 0x7FF0000000000000, -1, rank).to(tl.uint64, bitcast=True)
     return rank, inside
 
 
@@ -88,8 +90,8 @@ def _threshold(state, counts, number, word, shift):  # type: ignore[no-untyped-d
     """
     digit = tl.arange(0, 256).to(tl.int64)
     count = tl.load(counts + number * 256 + digit)
-    rank, key = tl.load(state + number * 4), tl.load(state + number * 4 + 1)
-    row, wanted = tl.load(state + number * 4 + 2), tl.load(state + number * 4 + 3)
+    rank, key = tl.load(state + number * 4), tl.load(state + (number * 4 + 1))
+    row, wanted = tl.load(state + (number * 4 + 2)), tl.load(state + (number * 4 + 3))
     upto = tl.cumsum(count, axis=0)
     chosen = tl.sum((upto < wanted).to(tl.int64), axis=0)  # the bucket that holds the last wanted row
     bucket = tl.sum(tl.where(digit == chosen, count, 0), axis=0)
@@ -136,9 +138,9 @@ def _count(  # type: ignore[no-untyped-def]
     number = number.to(tl.int64) + 1
     if tl.program_id(0) == 0:
         tl.store(state + number * 4, rank_limit)
-        tl.store(state + number * 4 + 1, key_limit)
-        tl.store(state + number * 4 + 2, row_limit)
-        tl.store(state + number * 4 + 3, wanted)
+        tl.store(state + (number * 4 + 1), key_limit)
+        tl.store(state + (number * 4 + 2), row_limit)
+        tl.store(state + (number * 4 + 3), wanted)
     if wanted > 0:
         counts += number * 256
         row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -186,6 +188,7 @@ def _gather(  # type: ignore[no-untyped-def]
         one = takes_part.to(tl.int32)
         first = tl.atomic_add(filled, tl.sum(one, axis=0).to(tl.int64), sem="relaxed")
         place = first + tl.cumsum(one, axis=0) - 1
+        takes_part = takes_part & (place < batch)  # always, unless somebody changes the scores meanwhile
         # As a signed number, in the same order.
         signed = rank.to(tl.int64)
         if scores.dtype.element_ty == tl.float64:

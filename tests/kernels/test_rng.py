@@ -87,6 +87,15 @@ def _uniform(words, out, size, BLOCK: tl.constexpr):
     tl.store(out + row, rng_triton.uniform(word, out.dtype.element_ty), mask=inside)
 
 
+@numba.njit
+def words_cpu(
+    prompts: np.ndarray, seed: int, step: int, stream: int, attempt: int, out: np.ndarray, keys: np.ndarray
+) -> None:
+    for n in range(len(prompts)):
+        out[0, n], out[1, n], out[2, n], out[3, n] = rng_cpu.words(seed, step, prompts[n], stream, attempt)
+        keys[n] = rng_cpu.tie_key(seed, step, prompts[n])
+
+
 def philox_triton(counter: Tensor, key: tuple[int, int]) -> Tensor:
     out = torch.full_like(counter, -1, device=DEVICE)
     _philox[(1,)](counter.to(DEVICE), torch.tensor(key, device=DEVICE), out, counter.shape[1], BLOCK)
@@ -144,14 +153,8 @@ def test_words_and_keys_are_bit_equal(seed: int, step: int, attempt: int) -> Non
     expected = torch.stack(rng.words(seed, step, prompts, stream, attempt))
     keys = rng.tie_keys(seed, step, prompts)
 
-    @numba.njit
-    def compiled(prompts: np.ndarray, out: np.ndarray, keys: np.ndarray) -> None:
-        for n in range(len(prompts)):
-            out[0, n], out[1, n], out[2, n], out[3, n] = rng_cpu.words(seed, step, prompts[n], stream, attempt)
-            keys[n] = rng_cpu.tie_key(seed, step, prompts[n])
-
     cpu_words, cpu_keys = torch.full_like(expected, -1), torch.full_like(keys, -1)
-    compiled(prompts.numpy(), cpu_words.numpy(), cpu_keys.numpy())
+    words_cpu(prompts.numpy(), seed, step, stream, attempt, cpu_words.numpy(), cpu_keys.numpy())
     assert torch.equal(cpu_words, expected)
     assert torch.equal(cpu_keys, keys)
 

@@ -150,8 +150,8 @@ def test_beta_draws_agree(name: str, dtype: torch.dtype, low: float, high: float
     boost = boost_error(alpha, SEED, STEP, FIRST, 0, unit) + boost_error(beta, SEED, STEP, FIRST, 1, unit)
     tolerance = 128 * unit / 4 + boost / 4 + UNIT[dtype]
     # An accept test within rounding error of equality may go the other way. It compares log u, of density at most 1,
-    # with a sum that is known to 3 d units < 250 units (`precision`): that is at most one row of 30,000 in float32, none
-    # in float64. With the rows left out above, ten are more than ever occur (expected: fewer than two).
+    # with a sum that is known to 3 d units < 250 units (`precision`): that is at most one row of 30,000 in float32
+    # (none of 6 million was met), none in float64. With the rows left out above, fewer than two are expected at most.
     beyond = int(((draws.double() - expected).abs() > tolerance).sum())
     assert beyond <= (10 if name == "triton" and dtype == torch.float32 else 0)
 
