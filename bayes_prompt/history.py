@@ -83,7 +83,7 @@ class History:
             num_steps: T; None: up to the last step that occurs.
 
         Raises:
-            TypeError: an argument does not hold integers.
+            TypeError: an argument is not an integer, or does not hold integers.
             ValueError: a shape, or a record out of range; the message names the record.
         """
         values = {"step": step, "prompt": prompt, "successes": successes, "trials": trials}
@@ -93,9 +93,7 @@ class History:
             raise ValueError(f"step, prompt, successes and trials must have the same number of records; got {sizes}")
         if num_steps is None:
             num_steps = int(columns["step"].max()) + 1 if sizes["step"] else 0
-        for name, bound in (("num_prompts", num_prompts), ("num_steps", num_steps)):
-            if bound < 1:
-                raise ValueError(f"{name} must be at least 1; got {bound}")
+        num_prompts, num_steps = _size("num_prompts", num_prompts), _size("num_steps", num_steps)
         for name, bound in (("step", num_steps), ("prompt", num_prompts)):
             _check(name, columns[name], (columns[name] >= 0) & (columns[name] < bound), f"must lie in [0, {bound})")
         _check("trials", columns["trials"], columns["trials"] >= 1, "must be at least 1")
@@ -161,6 +159,14 @@ def _integers(name: str, values: Tensor) -> Tensor:
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers; got {values.dtype}")
     return values.to(torch.int64)
+
+
+def _size(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")
+    return int(value)
 
 
 def _column(name: str, values: ArrayLike) -> Tensor:

@@ -32,6 +32,10 @@ class InFlight:
         """The prompts that are out, longest out first."""
         return sorted(self._outings, key=lambda prompt: self._outings[prompt][0])
 
+    def waiting(self) -> list[tuple[int, int, int]]:
+        """Those of `outings` that wait to be handed out again, in that order."""
+        return list(self._redraw)
+
     def waits(self, prompt: int) -> bool:
         """Whether an outing of the prompt waits to be handed out again."""
         return any(outing[2] == prompt for outing in self._redraw)

@@ -211,6 +211,13 @@ class PromptSelector:
             return torch.tensor(columns, dtype=torch.int64).reshape(-1, 2)
 
     @property
+    def waiting(self) -> Tensor:
+        """Those of `outings` that will be handed out again after a resume, (M, 2) int64, in that order."""
+        with self._lock:
+            columns = [(selection, prompt) for selection, _, prompt in self._in_flight.waiting()]
+            return torch.tensor(columns, dtype=torch.int64).reshape(-1, 2)
+
+    @property
     def selections(self) -> int:
         """Picks made so far: the number that the next new one gets. Picks that are handed out again keep theirs."""
         with self._lock:

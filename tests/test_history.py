@@ -63,6 +63,14 @@ def test_records_must_hold_integers() -> None:
         History.from_records(**{**RECORDS, "successes": [0.5, 0, 1, 1]}, num_prompts=4)
 
 
+@pytest.mark.parametrize("name", ["num_prompts", "num_steps"])
+def test_sizes_must_be_integers(name: str) -> None:
+    for wrong in (5.5, "5", True):
+        with pytest.raises(TypeError, match=f"{name} must be an integer; got {type(wrong).__name__}"):
+            History.from_records(**{**RECORDS, "num_prompts": 4, name: wrong})  # type: ignore[arg-type]
+    assert History.from_records(**{**RECORDS, "num_prompts": 5, name: np.int64(5)}).num_prompts == 5  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("successes", "trials", "error", "message"),
     [

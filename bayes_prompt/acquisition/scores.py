@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
 
@@ -24,6 +26,12 @@ class Acquisition(ABC):
         if not isinstance(other, Acquisition):
             return NotImplemented
         return Sum(self, other)
+
+
+def check_number(name: str, value: float) -> None:
+    """Raise a TypeError unless `value` is a real number; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,7 @@ class InformativeProbability(Acquisition):
 
     def __post_init__(self) -> None:
         if self.trials is not None:
-            if isinstance(self.trials, bool) or not isinstance(self.trials, int):
-                raise TypeError(f"trials must be an integer or None; got {type(self.trials).__name__}")
-            if self.trials < 1:
-                raise ValueError(f"trials must be at least 1; got {self.trials}")
+            object.__setattr__(self, "trials", checks.group_size("trials", self.trials))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) in [0, 1]."""
@@ -86,6 +91,7 @@ class EntropyBonus(Acquisition):
     weight: float
 
     def __post_init__(self) -> None:
+        check_number("weight", self.weight)
         if not math.isfinite(self.weight):
             raise ValueError(f"weight must be finite; got {self.weight}")
 

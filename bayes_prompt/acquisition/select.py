@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import bayes_prompt.kernels.backend as backends
+from bayes_prompt.posteriors import checks
 
 
 def top_b(
@@ -29,8 +30,7 @@ def top_b(
     """
     if scores.ndim != 1 or scores.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"scores must be float32 or float64 of shape (N,); got {scores.dtype} {tuple(scores.shape)}")
-    if not 1 <= batch_size <= scores.numel():
-        raise ValueError(f"batch_size must lie in [1, {scores.numel()}]; got {batch_size}")
+    batch_size = checks.integer("batch_size", batch_size, 1, scores.numel())
     if allowed is not None and (allowed.dtype != torch.bool or allowed.shape != scores.shape):
         raise ValueError(
             f"allowed must be bool of shape {tuple(scores.shape)}; got {allowed.dtype} {tuple(allowed.shape)}"

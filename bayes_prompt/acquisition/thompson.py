@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.acquisition.scores import Acquisition, check_number
 from bayes_prompt.posteriors.base import Posterior
 
 
@@ -22,8 +22,7 @@ class TargetSuccessRate(Acquisition):
     draw: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.target <= 1:
-            raise ValueError(f"target must lie in [0, 1]; got {self.target}")
+        _check(self.draw, target=self.target)
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), minus the distance to the target."""
@@ -42,13 +41,23 @@ class Threshold(Acquisition):
     draw: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"low and high must satisfy 0 <= low <= high <= 1; got {self.low} and {self.high}")
+        _check(self.draw, low=self.low, high=self.high)
+        if self.low > self.high:
+            raise ValueError(f"low and high must satisfy low <= high; got {self.low} and {self.high}")
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), 0 within the bounds and minus the distance to them outside."""
         rate = _success_rate(posterior, self.draw, seed, step)
         return -torch.maximum(self.low - rate, rate - self.high).clamp(min=0)
+
+
+def _check(draw: bool, **rates: float) -> None:
+    for name, value in rates.items():
+        check_number(name, value)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1]; got {value}")
+    if not isinstance(draw, bool):
+        raise TypeError(f"draw must be True or False; got {draw!r}")
 
 
 def _success_rate(posterior: Posterior, draw: bool, seed: int, step: int) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +13,33 @@ from torch import Tensor
 from bayes_prompt.errors import CannotLower
 
 
-def unit_interval(name: str, value: float) -> None:
-    """Raise unless `value` is a number in [0, 1]."""
+def number(name: str, value: float) -> None:
+    """Raise a TypeError unless `value` is a real number; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
+
+
+def whole(name: str, value: int, least: int | None = 1) -> int:
+    """`value` as an int of at least `least`, if given; any integer type is welcome, numpy's too, but booleans are none.
+
+    Raises:
+        TypeError: `value` is not an integer.
+        ValueError: `value` is below `least`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}") from None
+    if least is not None and result < least:
+        raise ValueError(f"{name} must be at least {least}; got {result}")
+    return result
+
+
+def unit_interval(name: str, value: float) -> None:
+    """Raise unless `value` is a number in [0, 1]."""
+    number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
 
@@ -31,8 +57,27 @@ def entries(name: str, values: Tensor, good: Tensor, accepted: str) -> None:
         raise ValueError(f"{name}{where or ''} = {float(values[tuple(where)])!r} {accepted}")
 
 
+def counts(successes: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
+    """The two as (M,) int64, or a ValueError that names the first row that is wrong.
+
+    On an accelerator the values are the caller's business: reading them back would stall it.
+    """
+    for name, values in (("successes", successes), ("trials", trials)):
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers; got {values.dtype}")
+        if values.ndim != 1 or values.shape != successes.shape:
+            raise ValueError(f"{name} must have shape (M,) like successes; got {tuple(values.shape)}")
+    wrong = (successes < 0) | (successes > trials)
+    if successes.device.type == "cpu" and bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"successes must lie in [0, trials]; row {row} has {int(successes[row])} of {int(trials[row])}"
+        )
+    return successes.long(), trials.long()
+
+
 def cast(name: str, values: Tensor, dtype: torch.dtype, what: str = "") -> Tensor:
-    """`values` in `dtype`, where every entry other than 0 must stay a normal number.
+    """A copy of `values` in `dtype`, where every entry other than 0 must stay a normal number.
 
     Raises:
         TypeError: `dtype` is neither float32 nor float64.
@@ -50,4 +95,15 @@ def cast(name: str, values: Tensor, dtype: torch.dtype, what: str = "") -> Tenso
             f"{entry} is {float(values[tuple(where)])!r}, which {dtype} cannot hold: numbers other than 0 from "
             f"{limits.tiny:.3g} to {limits.max:.3g} work{remedy}"
         )
-    return values.to(dtype)
+    return values.to(dtype, copy=True)
+
+
+def summary(values: Tensor) -> Any:
+    """`values` for a description: a single number, or a list of one, as it is, and more of them by their digest.
+
+    A digest is {"sha256": of the float64 bytes, "shape": [N]}: a pool of a million prompts must not swell a checkpoint.
+    """
+    if values.numel() == 1:
+        return values.tolist()
+    wide = values.detach().to("cpu", torch.float64).contiguous()
+    return {"sha256": hashlib.sha256(wide.numpy().tobytes()).hexdigest(), "shape": list(values.shape)}

@@ -19,7 +19,13 @@ from torch import Tensor
 from torch.distributions import Beta, constraints
 
 from bayes_prompt.errors import CannotLower
-from bayes_prompt.models.numerics import log_mean_power, log_rising
+from bayes_prompt.models import checks
+from bayes_prompt.models.numerics import log_beta_binomial, log_mean_power
+
+# Groups up to this size have the chance to be mixed added up count by count.
+_ADDED_UP = 256
+# (row, state) pairs whose integrals are taken at once: 64 nodes of each make 8 MiB.
+_INTEGRALS = 1 << 14
 
 
 class RateTables(NamedTuple):
@@ -34,7 +40,8 @@ class RateTables(NamedTuple):
 class Emission(ABC):
     """The law of the number of successes among a prompt's rollouts, given its state.
 
-    Counts are integers with 0 <= successes <= trials. A row without trials says nothing: all its log likelihoods are 0.
+    Counts are integers with 0 <= successes <= trials. At least one state must be able to produce each of them; see
+    `check_possible`. A row without trials says nothing: all its log likelihoods are 0.
     Results are float64, on the device of the counts.
     """
 
@@ -75,21 +82,28 @@ class Emission(ABC):
 
     def count_correction(self, successes: Tensor, trials: Tensor) -> Tensor:
         """log P(successes | event, trials): (M,) float64, zeros where the event is the count itself."""
-        successes, _ = _check_counts(successes, trials)
+        successes, _ = checks.counts(successes, trials)
         return torch.zeros(successes.shape, dtype=torch.float64, device=successes.device)
 
     def informative(self, trials: int) -> Tensor:
         """P(0 < successes < trials | state): the chance that a group of `trials` rollouts is mixed.
 
-        A sum of the count's law, whose terms are all positive: nothing cancels where the chance is tiny.
+        A sum of the count's law, whose terms are all positive: nothing cancels where the chance is tiny. For more than
+        256 rollouts, 1 - P(0) - P(trials), which is known to rounding relative to 1.
 
         Args:
             trials: rollouts in the group, at least 1.
 
         Returns:
             (K,) float64 on the CPU; zeros when trials = 1.
+
+        Raises:
+            TypeError, ValueError: `trials` is not an integer, or below 1.
         """
-        _check_group(trials)
+        trials = checks.whole("trials", trials)
+        if trials > _ADDED_UP:
+            ends = self.log_likelihood(torch.tensor([0, trials]), torch.tensor([trials, trials]))
+            return (-torch.expm1(ends.amax(0)) - ends.amin(0).exp()).clamp(0.0, 1.0)
         successes = torch.arange(1, trials)
         return self.log_likelihood(successes, torch.full_like(successes, trials)).exp().sum(0).clamp(max=1.0)
 
@@ -159,20 +173,20 @@ class PublishedEmission(Emission):
 
     def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """(M, 3) float64: 0 for the state that the group shows, -inf for the others; 0 where there are no trials."""
-        successes, trials = _check_counts(successes, trials)
+        successes, trials = checks.counts(successes, trials)
         shown = torch.where(successes == 0, 0, torch.where(successes == trials, 2, 1))
         table = torch.eye(3, dtype=torch.float64, device=successes.device).log()[shown]
         return table.masked_fill_((trials == 0)[:, None], 0.0)
 
     def count_correction(self, successes: Tensor, trials: Tensor) -> Tensor:
         """-log(trials - 1) where the group is partial, else 0. (M,) float64."""
-        successes, trials = _check_counts(successes, trials)
+        successes, trials = checks.counts(successes, trials)
         partial = (successes > 0) & (successes < trials)
         return torch.where(partial, -(trials - 1).clamp(min=1).to(torch.float64).log(), 0.0)
 
     def informative(self, trials: int) -> Tensor:
         """(0, 1, 0), and zeros when trials = 1."""
-        _check_group(trials)
+        trials = checks.whole("trials", trials)
         return torch.tensor([0.0, float(trials > 1), 0.0], dtype=torch.float64)
 
     def sample(self, state: Tensor, trials: Tensor) -> Tensor:
@@ -211,7 +225,7 @@ class BetaBinomialEmission(Emission):
 
     Raises:
         CannotLower: `rates` is another distribution, or of another shape.
-        ValueError: a concentration is not positive and finite.
+        ValueError: a concentration, or the sum of a state's two, is not positive and finite.
     """
 
     def __init__(self, rates: Beta) -> None:
@@ -220,7 +234,8 @@ class BetaBinomialEmission(Emission):
             raise CannotLower(f"rates is a {type(rates).__name__}; {what_works}")
         if len(rates.batch_shape) != 1 or rates.batch_shape[0] < 2:
             raise CannotLower(f"rates has batch shape {tuple(rates.batch_shape)}; {what_works}")
-        for name, values in (("alpha", rates.concentration1), ("beta", rates.concentration0)):
+        alpha, beta = rates.concentration1.double(), rates.concentration0.double()
+        for name, values in (("alpha", alpha), ("beta", beta), ("(alpha + beta)", alpha + beta)):
             for row, value in enumerate(values.tolist()):
                 if not 0.0 < value < float("inf"):
                     raise ValueError(f"rates: {name}[{row}] must be positive and finite; got {value!r}")
@@ -233,16 +248,15 @@ class BetaBinomialEmission(Emission):
 
     def rates(self) -> RateTables:
         """low = 0, high = 1, and the parameters of the Beta."""
-        alpha, beta = (c.detach().to("cpu", torch.float64) for c in (self.law.concentration1, self.law.concentration0))
+        both = (self.law.concentration1, self.law.concentration0)
+        alpha, beta = (values.detach().to("cpu", torch.float64, copy=True) for values in both)
         return RateTables(torch.zeros_like(alpha), torch.ones_like(alpha), alpha, beta)
 
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """The Beta-Binomial law, (M, K) float64: log C(t, s) + log B(a + s, b + t - s) - log B(a, b)."""
-        successes, trials = _check_counts(successes, trials)
-        s, t = successes[:, None].to(torch.float64), trials[:, None].to(torch.float64)
-        alpha, beta = (table.to(s.device) for table in self.rates()[2:])
-        rising = log_rising(alpha, s) + log_rising(beta, t - s) - log_rising(alpha + beta, t)
-        return torch.lgamma(t + 1) - torch.lgamma(s + 1) - torch.lgamma(t - s + 1) + rising
+        successes, trials = checks.counts(successes, trials)
+        alpha, beta = (table.to(successes.device) for table in self.rates()[2:])
+        return log_beta_binomial(alpha, beta, successes[:, None], trials[:, None])
 
     def distribution(self, state: Tensor, trials: Tensor) -> TorchDistribution:
         """Pyro's own BetaBinomial, differentiable in the parameters of the Beta."""
@@ -295,11 +309,14 @@ class PartitionEmission(Emission):
 
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """log of the mean over the bin of C(t, s) r^s (1 - r)^(t - s), (M, K) float64."""
-        successes, trials = _check_counts(successes, trials)
+        successes, trials = checks.counts(successes, trials)
         pairs, row = torch.unique(torch.stack((successes, trials), dim=1), dim=0, return_inverse=True)
         s, t = (column.cpu().numpy().astype(np.float64)[:, None] for column in pairs.unbind(1))
         coefficient = gammaln(t + 1) - gammaln(s + 1) - gammaln(t - s + 1)
-        table = coefficient + log_mean_power(s, t - s, self.edges.numpy())
+        edges, rows = self.edges.numpy(), max(1, _INTEGRALS // self.num_states)
+        parts = [slice(start, start + rows) for start in range(0, len(s), rows)]
+        means = [log_mean_power(s[part], (t - s)[part], edges) for part in parts]
+        table = coefficient + np.concatenate(means or [np.zeros((0, self.num_states))])
         table[t[:, 0] == 0] = 0.0
         return torch.from_numpy(table).to(successes.device)[row]
 
@@ -345,25 +362,28 @@ class CountDistribution(TorchDistribution):
         return table.gather(-1, state.flatten()[:, None]).reshape(value.shape)
 
 
-def _check_counts(successes: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
-    """The two as (M,) int64, or a ValueError that names the first row that is wrong.
+def check_possible(emission: Emission, table: Tensor, successes: Tensor, trials: Tensor) -> None:
+    """Raise unless `table`, one of the emission's two likelihoods, lets some state produce each count.
 
-    On an accelerator the values are the caller's business: reading them back would stall it.
+    Reads the table back from its device.
+
+    Args:
+        emission: named in the message.
+        table: (M, K), what `event_log_likelihood` or `log_likelihood` gave for the counts.
+        successes: (M,) integers.
+        trials: (M,) integers.
+
+    Raises:
+        ValueError: the table has another shape, a NaN, +inf, or a row of nothing but -inf.
     """
-    for name, counts in (("successes", successes), ("trials", trials)):
-        if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
-            raise ValueError(f"{name} must be integers; got {counts.dtype}")
-        if counts.ndim != 1 or counts.shape != successes.shape:
-            raise ValueError(f"{name} must have shape (M,) like successes; got {tuple(counts.shape)}")
-    wrong = (successes < 0) | (successes > trials)
-    if successes.device.type == "cpu" and bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
+    name, shape = type(emission).__name__, (len(successes), emission.num_states)
+    if tuple(table.shape) != shape:
+        raise ValueError(f"emission {name} must give log likelihoods of shape {shape}; got {tuple(table.shape)}")
+    # The largest of a row is NaN where the row has one, so that NaN is bad too.
+    bad = ~torch.isfinite(table.amax(1))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
         raise ValueError(
-            f"successes must lie in [0, trials]; row {row} has {int(successes[row])} of {int(trials[row])}"
+            f"emission {name} must let at least one state produce each count; {int(successes[row])} of "
+            f"{int(trials[row])} (row {row}) has the log likelihoods {table[row].tolist()}"
         )
-    return successes.long(), trials.long()
-
-
-def _check_group(trials: int) -> None:
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1; got {trials!r}")

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # The mass of the integrand that lies more than this far below its peak, in logarithms, is below rounding.
 _NEGLIGIBLE = 50.0
+# The Stirling series: log Γ(z) minus its leading terms is the sum of these over z, z^3, z^5, ...
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
 # 64 nodes on [0, 1]: exact for polynomials of degree 127, and to rounding for a bell cut off at _NEGLIGIBLE.
 _EXACT_TRIALS = 127
 _NODES = (roots_legendre(64)[0] + 1.0) / 2.0
@@ -52,11 +54,52 @@ def log_rising(a: Tensor, n: Tensor) -> Tensor:
     """log Γ(a + n) - log Γ(a) in float64, accurate also where a is large and the difference of the two would cancel."""
     big = a.clamp(min=16.0)
     stirling = (big - 0.5) * torch.log1p(n / big) + n * (torch.log(big + n) - 1.0)
-    stirling = stirling + _stirling_tail(big + n) - _stirling_tail(big)
+    stirling = stirling + stirling_tail(big + n) - stirling_tail(big)
     return torch.where(a >= 16.0, stirling, torch.lgamma(a + n) - torch.lgamma(a))
 
 
-def _stirling_tail(z: Tensor) -> Tensor:
+def log_binomial(a: Tensor, n: Tensor) -> Tensor:
+    """log of the generalised binomial coefficient C(a + n - 1, n) = Γ(a + n) / (Γ(a) Γ(n + 1)), a > 0, in float64.
+
+    C(a + n, n), which is symmetric in a and n, times a / (a + n): the larger one goes where log_rising is accurate.
+    """
+    large, small = torch.maximum(a, n), torch.minimum(a, n)
+    return (a / (a + n)).log() + log_rising(large + 1.0, small) - torch.lgamma(small + 1.0)
+
+
+def log_beta_binomial(alpha: Tensor, beta: Tensor, successes: Tensor, trials: Tensor) -> Tensor:
+    """log P(successes of trials) under the Beta-Binomial law, in float64; the shapes broadcast.
+
+    C(t, s) B(a + s, b + t - s) / B(a, b), written as C(a + s - 1, s) C(b + t - s - 1, t - s) / C(a + b + t - 1, t).
+    """
+    a, b, s, t = (values.double() for values in (alpha, beta, successes, trials))
+    return log_binomial(a, s) + log_binomial(b, t - s) - log_binomial(a + b, t)
+
+
+def log_shifts(z: Tensor, shift: Tensor, n: Tensor) -> Tensor:
+    """log of the product over i < n of (z + shift + i) / (z + i), for z >= 16, in float64, all of one shape or scalars.
+
+    That is log_rising(z + shift, n) - log_rising(z, n), to rounding relative to the result: what the Stirling series of
+    the four gamma functions have in common is cancelled by hand, so nothing is lost where the shift is tiny.
+    """
+    both = shift / (z + shift) * (n / (z + n))
+    series = shift * torch.log1p(n / (z + shift)) + n * torch.log1p(shift / (z + n)) + (z - 0.5) * torch.log1p(-both)
+    return series + _tail_step(z + n, shift) - _tail_step(z, shift)
+
+
+def _tail_step(z: Tensor, shift: Tensor) -> Tensor:
+    """stirling_tail(z + shift) - stirling_tail(z), whose terms v^k - u^k are divided by v - u = -shift u v."""
+    u, v = z.reciprocal(), (z + shift).reciprocal()
+    total, quotient, power = torch.zeros_like(v), torch.ones_like(v), u  # (v^k - u^k) / (v - u) and u^k for odd k
+    for coefficient in _STIRLING:
+        total = total + coefficient * quotient
+        quotient, power = quotient * v * v + (u + v) * power, power * u * u
+    return -shift * u * v * total
+
+
+def stirling_tail(z: Tensor) -> Tensor:
     """log Γ(z) - [(z - 1/2) log z - z + log(2π) / 2]; the first term left out is 691/360360 z^-11, 1e-16 at z = 16."""
-    u = z.reciprocal().square()
-    return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u * (1 / 1680 - u / 1188)))) / z
+    total = torch.zeros_like(z)
+    for coefficient in reversed(_STIRLING):
+        total = total / z.square() + coefficient
+    return total / z

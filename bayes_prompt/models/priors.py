@@ -13,6 +13,8 @@ import torch
 from pyro.distributions import Dirichlet
 from torch import Tensor
 
+from bayes_prompt.models import checks
+
 
 def uniform(a: float = 1.0, num_states: int = 3) -> Dirichlet:
     """Every move equally likely, with `a` pseudo-counts each: the prior of the published runs (a = 1).
@@ -28,10 +30,12 @@ def uniform(a: float = 1.0, num_states: int = 3) -> Dirichlet:
 
     Raises:
         ValueError: `a` is not positive and finite, or `num_states` is below 2.
+        TypeError: `a` is not a number, or `num_states` not an integer.
     """
+    checks.number("a", a)
     if not (math.isfinite(a) and a > 0):
         raise ValueError(f"a must be positive and finite; got {a!r}")
-    k = _check_num_states(num_states)
+    k = checks.whole("num_states", num_states, 2)
     return Dirichlet(torch.full((k, k), float(a), dtype=torch.float64))
 
 
@@ -84,8 +88,9 @@ def uniform_initial(num_states: int = 3) -> Tensor:
 
     Raises:
         ValueError: `num_states` is below 2.
+        TypeError: `num_states` is not an integer.
     """
-    k = _check_num_states(num_states)
+    k = checks.whole("num_states", num_states, 2)
     return torch.full((k,), 1.0 / k, dtype=torch.float64)
 
 
@@ -103,14 +108,10 @@ def one_hot_initial(state: int, num_states: int = 3) -> Tensor:
 
     Raises:
         ValueError: `num_states` is below 2, or `state` lies outside [0, K - 1].
+        TypeError: either is not an integer.
     """
-    k = _check_num_states(num_states)
+    k = checks.whole("num_states", num_states, 2)
+    state = checks.whole("state", state, least=None)
     if not 0 <= state < k:
         raise ValueError(f"state must lie in [0, {k - 1}]; got {state!r}")
     return torch.eye(k, dtype=torch.float64)[state]
-
-
-def _check_num_states(num_states: int) -> int:
-    if num_states < 2:
-        raise ValueError(f"num_states must be at least 2; got {num_states!r}")
-    return num_states

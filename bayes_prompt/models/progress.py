@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,7 +85,9 @@ class SolvingProgress:
     emission: Emission | None = None
 
     def __post_init__(self) -> None:
-        """Fill in what is None, then check every field."""
+        """Fill in what is None, take copies of the caller's tensors, and check every field."""
+        for name in ("transition", "initial"):
+            object.__setattr__(self, name, _own(getattr(self, name)))
         concentration = self._concentration()
         if concentration.ndim != 2 or concentration.shape[0] != concentration.shape[1] or concentration.shape[0] < 2:
             shape = tuple(concentration.shape)
@@ -118,14 +121,17 @@ class SolvingProgress:
         """The numbers the kernels need, evaluated in float64, then cast to `dtype` (float32 or float64) on `device`.
 
         Raises:
-            CannotLower: a positive number of the declaration, a row's sum or a mean probability is not a normal number
-                in `dtype`.
+            CannotLower: a positive number of the declaration, a row's sum, a mean probability or a parameter of the
+                emission's rates is not a normal number in `dtype`.
             TypeError: `dtype` is another one.
         """
         concentration = self._concentration().detach().cpu()
         total = concentration.sum(-1, keepdim=True)
         initial = self._initial_mean().detach().cpu()
         table = checks.cast("transition", concentration, dtype)
+        rates = self._emission.rates()
+        for name, values in (("alpha", rates.alpha), ("beta", rates.beta), ("alpha + beta", rates.alpha + rates.beta)):
+            checks.cast("emission", values, dtype, name)
         checks.cast("transition", total[:, 0], dtype, "the sum")
         checks.cast("transition", concentration / total, dtype, "the mean probability")
         return ProgressTables(
@@ -292,6 +298,15 @@ def _log(probabilities: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Logarithms that are -inf where the probability is zero for good, without a gradient of 1 / 0 there."""
     allowed = probabilities.detach() > 0 if allowed is None else allowed
     return torch.where(allowed, probabilities, 1.0).log().masked_fill(~allowed, -torch.inf)
+
+
+def _own(value: Any) -> Any:
+    """`value` with a tensor of its own, which nobody else can change; gradients reach the one it was copied from."""
+    if isinstance(value, Dirichlet):
+        own = copy.copy(value)
+        own.concentration = value.concentration.clone()
+        return own
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _check_nonnegative(name: str, values: Tensor) -> None:

@@ -74,10 +74,11 @@ class SuccessRate:
         """The numbers the kernels need, evaluated in float64, then cast to `dtype` (float32 or float64) on `device`.
 
         Raises:
-            CannotLower: a parameter of the prior is not a normal number in `dtype`.
+            CannotLower: a parameter of the prior, or the sum of the two, is not a normal number in `dtype`.
             TypeError: `dtype` is another one.
         """
         alpha, beta = (values.detach().cpu().reshape(-1) for values in self._parameters())
+        checks.cast("prior", alpha + beta, dtype, "alpha + beta")
         return BetaTables(
             alpha=checks.cast("prior: alpha", alpha, dtype).to(device),
             beta=checks.cast("prior: beta", beta, dtype).to(device),
@@ -86,12 +87,15 @@ class SuccessRate:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The model as JSON-able numbers, strings and lists: equal exactly for models that filter alike."""
+        """The model as JSON-able numbers and strings: equal exactly for models that filter alike.
+
+        A prior that has an entry for each prompt is described by a digest of them.
+        """
         alpha, beta = self._parameters()
         return {
             "model": "SuccessRate",
-            "alpha": alpha.tolist(),
-            "beta": beta.tolist(),
+            "alpha": checks.summary(alpha),
+            "beta": checks.summary(beta),
             "decay": float(self.decay),
             "decay_unobserved": self.decay_unobserved,
         }

@@ -11,7 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bayes_prompt.models.numerics import log_binomial, log_shifts, stirling_tail
+from bayes_prompt.models.numerics import log_beta_binomial, log_shifts, stirling_tail
+
+__all__ = ["entropy", "log_beta_binomial", "mean", "mixed_probability"]
 
 _CACHED = 1 << 14  # rows worked on at a time on a CPU: the temporaries then stay in its cache
 _SUMMED = 16  # terms summed one by one before the closed form takes over
@@ -44,13 +46,6 @@ def mixed_probability(alpha: Tensor, beta: Tensor, trials: int | Tensor) -> Tens
 def entropy(alpha: Tensor, beta: Tensor) -> Tensor:
     """Differential entropy in nats, (M,) float64: 0 for the uniform law, negative for every other."""
     return _in_parts(_entropy, alpha, beta)
-
-
-def log_beta_binomial(alpha: Tensor, beta: Tensor, successes: Tensor, trials: Tensor) -> Tensor:
-    """log P(successes of trials), binomial coefficient included; all (M,), or shapes that broadcast. float64."""
-    a, b, s, t = (values.double() for values in (alpha, beta, successes, trials))
-    # C(t, s) B(a + s, b + t - s) / B(a, b) = C(a + s - 1, s) C(b + t - s - 1, t - s) / C(a + b + t - 1, t)
-    return log_binomial(a, s) + log_binomial(b, t - s) - log_binomial(a + b, t)
 
 
 def _in_parts(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:

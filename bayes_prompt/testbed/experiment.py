@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from trl import GRPOConfig
 from bayes_prompt import recipes
 from bayes_prompt.history import History
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.testbed.model import MAX_NEW_TOKENS, sample
+from bayes_prompt.testbed.model import MAX_NEW_TOKENS, MuonAndAdamW, sample
 from bayes_prompt.testbed.tasks import Task, make_split
 from bayes_prompt.testbed.warm_start import Policy, WarmStart, default_cache, warm_start
 from bayes_prompt.trainers.trl import GRPOTrainer
@@ -37,7 +38,7 @@ class Settings:
     """What all methods of an experiment share.
 
     steps: of GRPO.  prompts: in the training pool.  batch_size: prompts a step.  group_size: rollouts of each.
-    learning_rate: of AdamW, constant.  temperature: of every sampling.  held_out: prompts never trained on, on which the
+    learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.  temperature: of every sampling.  held_out: prompts never trained on, on which the
     mean reward is measured before, after, and every `evaluate_every` steps, with `held_out_samples` completions of each.
     """
 
@@ -45,7 +46,8 @@ class Settings:
     prompts: int = 512
     batch_size: int = 64
     group_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
+    warm_up: int = 5
     temperature: float = 1.0
     held_out: int = 256
     held_out_samples: int = 4
@@ -54,12 +56,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what the trainer would only fail on later."""
-        for name in ("steps", "prompts", "batch_size", "group_size", "held_out", "held_out_samples", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        least = max(self.batch_size, self.warm_start.check_prompts)
-        if self.prompts < least:
-            raise ValueError(f"prompts must be at least {least}; got {self.prompts}")
+        least_of = {"steps": 1, "batch_size": 1, "held_out_samples": 1, "evaluate_every": 1}
+        least_of |= {"group_size": 2, "held_out": 2}  # for an advantage, and for a standard error
+        least_of |= {"prompts": max(self.batch_size, self.warm_start.check_prompts)}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,15 @@ def _finetune(
 
     watch = _Watch(method, policy, selector, settings, held_out, seed, tell)
     with tempfile.TemporaryDirectory() as scratch:
+        model = copy.deepcopy(policy.model)
         trainer = GRPOTrainer(
-            model=copy.deepcopy(policy.model),
+            model=model,
             processing_class=policy.tokenizer,
             reward_funcs=reward,
             train_dataset=Dataset.from_dict({"prompt": [task.text for task in train], "row": range(len(train))}),
             args=_arguments(settings, seed, scratch),
             callbacks=[watch],
+            optimizers=(MuonAndAdamW(model, settings.learning_rate), None),
             selector=selector,
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -233,7 +237,8 @@ def _arguments(settings: Settings, seed: int, folder: str) -> GRPOConfig:
         max_completion_length=MAX_NEW_TOKENS,
         temperature=settings.temperature,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=settings.warm_up,
         beta=0.0,
         seed=seed,
         bf16=False,
@@ -289,7 +294,10 @@ def _quiet() -> Iterator[None]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # TRL and the Trainer still use names that transformers 5.23 is renaming.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
     finally:
         transformers.logging.set_verbosity(before)
         transformers.logging.enable_progress_bar()

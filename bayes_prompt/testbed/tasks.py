@@ -3,7 +3,7 @@
 Every task is one short line of text that ends in "=", and its verifier reads what the model wrote after it. Tasks are a
 function of the seed alone. Texts never repeat within a pool, and held-out texts never occur in the training pool.
 
-    37+85=    37-85=    7*12=    85%7=    max 37,85,12=    sort 40315=    rev hqbzk=    cnt a:abcada=
+    37+85=    37-85=    7*12=    max 37,85,12=    sort 40315=    rev hqbzk=    cnt a:abcada=    nth 3:hqbzk=
     cd 3,4,2:14=   (Countdown: reach 14 with 3, 4 and 2; 3*4+2)
 """
 
@@ -18,7 +18,7 @@ from bayes_prompt.testbed.countdown import Countdown, evaluate
 
 LEVELS = 4
 #: The characters that prompts and answers are made of.
-ALPHABET = "0123456789" + ascii_lowercase + "+-*/%(),:= "
+ALPHABET = "0123456789" + ascii_lowercase + "+-*/(),:= "
 #: No answer is longer than this many characters.
 MAX_ANSWER = 7
 
@@ -70,12 +70,6 @@ def _mul(rng: Random, level: int) -> Task:
     return Task(f"{a}*{b}=", "mul", level, str(a * b))
 
 
-def _mod(rng: Random, level: int) -> Task:
-    digits, low, high = ((1, 2, 9), (2, 2, 5), (2, 6, 9), (3, 11, 19))[level - 1]
-    a, b = _digits(rng, digits), rng.randint(low, high)
-    return Task(f"{a}%{b}=", "mod", level, str(a % b))
-
-
 def _max(rng: Random, level: int) -> Task:
     count, digits = ((2, 1), (2, 2), (3, 2), (3, 3))[level - 1]
     numbers = [_digits(rng, digits) for _ in range(count)]
@@ -96,6 +90,12 @@ def _cnt(rng: Random, level: int) -> Task:
     word = "".join(rng.choice("abcd") for _ in range(2 * level))
     letter = rng.choice("abcd")
     return Task(f"cnt {letter}:{word}=", "cnt", level, str(word.count(letter)))
+
+
+def _nth(rng: Random, level: int) -> Task:
+    word = "".join(rng.choice(ascii_lowercase) for _ in range((3, 5, 7, 9)[level - 1]))
+    place = rng.randint(1, len(word))
+    return Task(f"nth {place}:{word}=", "nth", level, word[place - 1])
 
 
 def _countdown(rng: Random, level: int) -> Task:
@@ -119,19 +119,24 @@ FAMILIES: dict[str, Callable[[Random, int], Task]] = {
     "add": _add,
     "sub": _sub,
     "mul": _mul,
-    "mod": _mod,
     "max": _max,
     "sort": _sort,
     "rev": _rev,
     "cnt": _cnt,
+    "nth": _nth,
     "cd": _countdown,
 }
 
 
-def stream(seed: int | str, exclude: Collection[str] = ()) -> Iterator[Task]:
-    """Tasks without end, every family and level equally often; texts may repeat, those in `exclude` never occur."""
+def stream(seed: int | str, exclude: Collection[str] = (), weights: tuple[int, ...] = (1,) * LEVELS) -> Iterator[Task]:
+    """Tasks without end. Texts may repeat; those in `exclude` never occur.
+
+    Every family occurs equally often, and its levels as often as `weights` says.
+    """
     rng = Random(f"bayes_prompt tasks {seed}")  # a string seed: hashed the same by every Python
-    cells = [(make, level) for make in FAMILIES.values() for level in range(1, LEVELS + 1)]
+    cells = [
+        (make, level) for make in FAMILIES.values() for level, weight in enumerate(weights, 1) for _ in range(weight)
+    ]
     while True:
         rng.shuffle(cells)
         for make, level in cells:
@@ -143,17 +148,15 @@ def stream(seed: int | str, exclude: Collection[str] = ()) -> Iterator[Task]:
 def make_tasks(count: int, seed: int | str, exclude: Collection[str] = ()) -> list[Task]:
     """`count` tasks with distinct texts, none of them in `exclude`; a smaller count gives a prefix of a larger one.
 
-    Families and levels occur equally often until the small ones (there are only 100 sums of two digits) run out. Raises
-    ValueError when `count` is negative or far beyond the number of distinct tasks.
+    Families and levels occur equally often until the small ones run out (there are only 100 sums of two digits).
+    Raises ValueError when `count` is negative.
     """
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}")
     tasks: dict[str, Task] = {}
-    for drawn, task in enumerate(stream(seed, exclude)):
-        if len(tasks) >= count:
-            break
-        if drawn > 100 * (count + 100):
-            raise ValueError(f"count = {count} is more than there are distinct tasks; only {len(tasks)} were found")
+    endless = stream(seed, exclude)
+    while len(tasks) < count:
+        task = next(endless)
         tasks.setdefault(task.text, task)
     return list(tasks.values())
 

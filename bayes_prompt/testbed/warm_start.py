@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayes_prompt.testbed import countdown, model, tasks
-from bayes_prompt.testbed.model import ModelSize, build_model, build_tokenizer, sample
+from bayes_prompt.testbed.model import ModelSize, MuonAndAdamW, build_model, build_tokenizer, sample
 from bayes_prompt.testbed.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,14 @@ class WarmStart:
 
     target: mean pass rate at which to stop, measured every `check_every` steps with `check_samples` completions of each
     of the first `check_prompts` training prompts at `temperature`.  max_steps: stop here in any case.  batch_size: tasks
-    a step.  learning_rate: of Muon for the matrices and of AdamW for the rest, after `warm_up` steps of linear rise.
+    a step.  level_weights: how often each level occurs, easy ones first and most.  learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.
     """
 
     size: ModelSize = field(default_factory=ModelSize)
     target: float = 0.3
     max_steps: int = 3000
     batch_size: int = 32
+    level_weights: tuple[int, ...] = (4, 3, 2, 1)
     learning_rate: float = 1e-3
     warm_up: int = 100
     check_every: int = 50
@@ -132,22 +133,13 @@ def supervised_batch(tokenizer: PreTrainedTokenizerFast, batch: list[Task]) -> t
 def _batches(settings: WarmStart, held_out: list[Task], seed: int) -> Iterator[list[Task]]:
     """Batches of tasks of like length (little padding), in random order."""
     rng = Random(seed)
-    endless = tasks.stream(f"{seed} warm start", exclude={task.text for task in held_out})
+    kept = {task.text for task in held_out}
+    endless = tasks.stream(f"{seed} warm start", exclude=kept, weights=settings.level_weights)
     while True:
         chunk = sorted(islice(endless, 16 * settings.batch_size), key=lambda task: len(task.text) + len(task.answer))
         batches = [chunk[start : start + settings.batch_size] for start in range(0, len(chunk), settings.batch_size)]
         rng.shuffle(batches)
         yield from batches
-
-
-def _optimizers(policy: LlamaForCausalLM, settings: WarmStart) -> list[torch.optim.Optimizer]:
-    # Muon needs about a third of the steps that AdamW alone needs here (1,200 steps of 32: pass rate .29 against .10).
-    matrices = [weight for name, weight in policy.named_parameters() if weight.ndim == 2 and "embed" not in name]
-    others = [weight for name, weight in policy.named_parameters() if weight.ndim != 2 or "embed" in name]
-    return [
-        torch.optim.Muon(matrices, settings.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
 
 
 def _finetune(
@@ -156,20 +148,19 @@ def _finetune(
     tokenizer = build_tokenizer()
     policy = build_model(tokenizer, settings.size, seed)
     policy.train()
-    optimizers = _optimizers(policy, settings)
+    optimizer = MuonAndAdamW(policy, settings.learning_rate)
     batches = _batches(settings, held_out, seed)
     losses: list[float] = []
     checks: list[tuple[int, float]] = []
     for step in range(1, settings.max_steps + 1):
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, step / settings.warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, step / settings.warm_up)
         tokens, labels = supervised_batch(tokenizer, next(batches))
         loss = policy(input_ids=tokens, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(float(loss.detach()))
         if step % settings.check_every == 0 or step == settings.max_steps:
             checks.append((step, _pass_rate(policy, tokenizer, settings, checked, seed)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from bayes_prompt.errors import CheckpointError
 from bayes_prompt.selector import PromptSelector
 
 logger = logging.getLogger(__name__)
+
+Outing: TypeAlias = tuple[int, int]  # the selection's number, and the prompt
 
 
 def reuse_on_shortage(selector: PromptSelector) -> None:
@@ -30,11 +32,42 @@ def reuse_on_shortage(selector: PromptSelector) -> None:
         selector.on_shortage = "reuse"
 
 
-def give_back(selector: PromptSelector, picked: Tensor) -> None:
-    """Release those of the rows `picked` (M,) that are still out: nobody is going to roll them out."""
-    while len(left := (out := selector.in_flight)[torch.isin(out, picked)]):
-        selector.release(left)  # ends one outing of each, and a prompt may be out more than once
-        logger.info("released %d prompts that were picked and never rolled out", len(left))
+def draw(selector: PromptSelector, batch_size: int | None = None, waiting: Sequence[Outing] = ()) -> Tensor:
+    """Select, and note which outings the picked prompts now have: rows (selection number, prompt), (B, 2) int64.
+
+    Args:
+        selector: on_shortage may make it raise PromptShortage, as `selector.select` says.
+        batch_size: B; None for the selector's.
+        waiting: outings that a restored selector has to hand out again, oldest first. They tell which one is meant
+            where a prompt is out more than once.
+    """
+    first = selector.selections
+    pick = selector.select(batch_size=batch_size)
+    numbers: dict[int, int] = {}
+    for number, prompt in [*waiting, *selector.outings.tolist()]:
+        if number >= first or prompt not in numbers:
+            numbers[prompt] = number
+    return torch.stack([torch.tensor([numbers.get(row, first) for row in pick.tolist()]), pick], dim=1)
+
+
+def give_back(selector: PromptSelector, outings: Tensor) -> None:
+    """Release those of the outings (M, 2) that are not over yet: nobody is going to roll them out.
+
+    Outings of other holders stay. Where a prompt is out for them too, the selector ends the oldest of its outings,
+    whosever that is: their number is right all the same.
+    """
+    out = selector.outings
+    left = out[torch.isin(_keys(out, selector), _keys(outings, selector)), 1]
+    if len(left):
+        logger.info("released %d picked prompts that were never rolled out", len(left))
+    while len(left):
+        rows, counts = left.unique(return_counts=True)
+        selector.release(rows)
+        left = rows.repeat_interleave(counts - 1)
+
+
+def _keys(outings: Tensor, selector: PromptSelector) -> Tensor:
+    return outings[:, 0] * selector.num_prompts + outings[:, 1]
 
 
 class Picks:
@@ -48,6 +81,7 @@ class Picks:
     def __init__(self, selector: PromptSelector) -> None:
         self.selector = selector
         self.drawn: list[Tensor] = []  # of this epoch, each (B,) int64
+        self._numbers: list[Tensor] = []  # of the selections that sent those prompts out, each (B,) int64
         self.digest = 0  # of the picks drawn in this epoch: the same on all ranks, or they have drifted apart
         self.seconds = 0.0  # spent selecting so far
         self._resumed = False
@@ -62,28 +96,31 @@ class Picks:
         """
         if not self._resumed:
             if self.drawn:
-                give_back(self.selector, torch.cat(self.drawn))
+                give_back(self.selector, torch.stack([torch.cat(self._numbers), torch.cat(self.drawn)], dim=1))
             self.restart()
         self._resumed = False
         for number in range(len(self)):
             if number == len(self.drawn):
                 started = time.perf_counter()
-                self._remember(self.selector.select())
+                self._remember(*draw(self.selector).unbind(dim=1))
                 self.seconds += time.perf_counter() - started
             yield self.drawn[number]
 
     def restart(self) -> None:
         """Forget the picks, so that the next epoch is a new one. None are released."""
-        self.drawn, self.digest, self._resumed = [], 0, False
+        self.drawn, self._numbers, self.digest, self._resumed = [], [], 0, False
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The picks drawn in this epoch, (M, B) int64."""
+        """The picks drawn in this epoch, and the numbers of the selections they are from: each (M, B) int64."""
         none = torch.zeros(0, self.selector.batch_size, dtype=torch.int64)
-        return {"picks": torch.stack(self.drawn) if self.drawn else none}
+        return {
+            "picks": torch.stack(self.drawn) if self.drawn else none,
+            "selections": torch.stack(self._numbers) if self._numbers else none.clone(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue an epoch. CheckpointError where these are not picks that this selector could have made."""
-        picks = state["picks"]
+        picks, numbers = state["picks"], state.get("selections")
         most, size, pool = len(self), self.selector.batch_size, self.selector.num_prompts
         if picks.dtype != torch.int64 or picks.ndim != 2 or picks.shape[1] != size or len(picks) > most:
             raise CheckpointError(
@@ -91,13 +128,17 @@ class Picks:
             )
         if ((picks < 0) | (picks >= pool)).any():
             raise CheckpointError(f"picks must lie in [0, {pool}); they reach from {picks.min()} to {picks.max()}")
+        if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or numbers.shape != picks.shape:
+            raise CheckpointError(f"selections must be int64 of the shape of picks, {tuple(picks.shape)}")
         self.restart()
-        for pick in picks.clone():
-            self._remember(pick)
+        for pick, number in zip(picks.clone(), numbers.clone(), strict=True):
+            self._remember(number, pick)
         self._resumed = True
 
-    def _remember(self, pick: Tensor) -> None:
+    def _remember(self, numbers: Tensor, pick: Tensor) -> None:
+        pick = pick.contiguous()
         self.drawn.append(pick)
+        self._numbers.append(numbers)
         self.digest = zlib.crc32(pick.numpy().tobytes(), self.digest)
 
 

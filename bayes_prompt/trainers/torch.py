@@ -8,8 +8,11 @@ for batch in loader:
 ```
 A run is resumed from two states, saved together after an `update`: the selector's (`selector.save`), which knows the
 picks that are out, and the sampler's (`sampler.state_dict()`; a StatefulDataLoader's state contains it), which is a
-position in the epoch. Restore the selector first, with in_flight="redraw", its default. Then nothing is drawn twice and
-nothing is lost: picks that the loader had read ahead are handed out again, the same in the same order.
+place in the epoch. Restore the selector first, with in_flight="redraw", its default. Then nothing is drawn twice and
+nothing is lost. The resumed pass begins with the prompts that were out, oldest first, each pick by itself: what the
+loader had read ahead, and all else that had no rewards yet, be it of the epoch before or of another user of the
+selector who has not asked for it first. It goes on with what the unbroken pass had still to draw, which is nothing if
+that had drawn all of it. Of a pick that was observed in part, the rest comes again, as a smaller one.
 
 torchdata must then be left to save its state at every step (`snapshot_every_n_steps=1`, its default): from an older one
 it would go through batches again that have been trained on.
@@ -25,59 +28,91 @@ from torch.utils.data import Sampler
 
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.trainers.picks import give_back, reuse_on_shortage
+from bayes_prompt.trainers.picks import Outing, draw, give_back, reuse_on_shortage
 
 T = TypeVar("T")
 
 
 class _Epoch(Iterator[T], Generic[T]):
-    """One pass over a sampler, its position counted in rows. Nothing happens before it is asked for its first item.
+    """One pass over a sampler, its place counted in rows drawn. Nothing is drawn before the first item is asked for.
 
-    Loaders make iterators that they never use, so a sampler takes note of one only when it begins to draw.
+    A state is the number of rows drawn so far, and that of the next selection. Outings that a restored selector hands
+    out again do not count where their selection was an earlier one: they had been counted when they were drawn first.
     """
 
-    def __init__(self, sampler: _PromptSampler[T], yielded: int) -> None:
+    def __init__(self, sampler: _PromptSampler[T]) -> None:
         self.sampler = sampler
-        self.yielded = yielded
+        self.drawn = 0
         self.rest: list[int] = []  # rows that were drawn and not yet handed out
-        self.drawn: list[torch.Tensor] = []
+        self.outings: list[torch.Tensor] = []  # of what was drawn in this process, each (B, 2)
+        self.waiting: list[Outing] = []  # to be handed out again, oldest first
+        self._counted = 0  # the first selection whose prompts count when they are handed out again
 
     def __iter__(self) -> _Epoch[T]:
         return self
 
+    @property
+    def finished(self) -> bool:
+        """All of it has been handed out."""
+        return not self.rest and not self.waiting and self.drawn >= self.sampler.rows_per_epoch
+
     def state_dict(self) -> dict[str, int]:
-        """Rows handed out so far."""
-        return {"yielded": self.yielded}
+        """Rows drawn so far, and the number of the selection that comes next."""
+        following = (number for number, _ in self.waiting if number >= self._counted)
+        return {
+            "drawn": min(self.drawn, self.sampler.rows_per_epoch),  # more, where another user's prompts counted
+            "selections": next(following, self.sampler.selector.selections),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the rows that had been handed out."""
-        self.yielded = _position(state, self.sampler.rows_per_epoch)
+        """Go on behind the rows that had been drawn; the selector must have been restored."""
+        self.drawn, self._counted = _place(state, self.sampler.rows_per_epoch)
+        self.waiting = _waiting(self.sampler.selector)
+        self.rest, self.outings = [], []
         self.sampler.forget()
 
     def take(self) -> list[int]:
         """The rows that are next, drawn if need be; StopIteration at the end of the epoch."""
         if not self.rest:
-            if self.yielded >= self.sampler.rows_per_epoch:
+            self._strike_out()
+            if self.finished:
                 raise StopIteration
-            self.sampler.begin(self)
-            # Up to the next multiple of the batch size, so that picks keep their bounds where a resume cut one in two.
-            size = self.sampler.selector.batch_size
-            self.drawn.append(self.sampler.selector.select(batch_size=size - self.yielded % size))
-            self.rest = self.drawn[-1].tolist()
+            self.sampler.leave_for(self)
+            self.rest = self._draw()
+            self.sampler.began(self)
         return self.rest
+
+    def _strike_out(self) -> None:
+        """Wait no more for what has been observed, released or handed to another user; the epoch has had it, then."""
+        if self.waiting:
+            waiting = set(still := _waiting(self.sampler.selector))
+            self.drawn += sum(outing not in waiting and outing[0] >= self._counted for outing in self.waiting)
+            self.waiting = still
+
+    def _draw(self) -> list[int]:
+        selector = self.sampler.selector
+        size, waiting = selector.batch_size, self.waiting
+        if waiting:  # exactly what is left of one pick, so that nothing new is picked beside it
+            wanted = min(size, sum(number == waiting[0][0] for number, _ in waiting))
+        else:  # up to the next multiple of the batch size, where a pick was cut in two
+            wanted = size - self.drawn % size
+        pick = draw(selector, wanted, waiting)
+        picked = {(number, prompt) for number, prompt in pick.tolist()}
+        again = picked.intersection(waiting)
+        self.outings.append(pick)
+        self.drawn += len(picked) - sum(number < self._counted for number, _ in again)
+        self.waiting = [outing for outing in waiting if outing not in again]
+        return pick[:, 1].tolist()
 
 
 class _Rows(_Epoch[int]):
     def __next__(self) -> int:
-        row = self.take().pop(0)
-        self.yielded += 1
-        return row
+        return self.take().pop(0)
 
 
 class _Lists(_Epoch[list[int]]):
     def __next__(self) -> list[int]:
         rows, self.rest = self.take(), []
-        self.yielded += len(rows)
         return rows
 
 
@@ -94,37 +129,49 @@ class _PromptSampler(Sampler[T], Generic[T]):
             raise ValueError(f"picks_per_epoch must be at least 1; got {picks_per_epoch}")
         self.selector = selector
         self.picks_per_epoch = picks_per_epoch
-        self._current: _Epoch[T] | None = None
-        self._resume_at = 0
+        self._current: _Epoch[T] | None = None  # the last that drew: loaders make iterators that they never use
+        self._resume_at: dict[str, int] | None = None
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows that one pass over the sampler hands out."""
+        """Rows that one pass over the sampler draws."""
         return self.picks_per_epoch * self.selector.batch_size
 
     def __iter__(self) -> _Epoch[T]:
-        return self._epoch(self, self._resume_at)
+        epoch = self._epoch(self)
+        if self._resume_at is not None:
+            epoch.load_state_dict(self._resume_at)
+        # The end of an epoch is the beginning of the next.
+        return self._epoch(self) if epoch.finished else epoch
 
-    def begin(self, epoch: _Epoch[T]) -> None:
-        """Note that an epoch draws; what another left out, that was not gone through to its end, is released."""
-        left, self._current, self._resume_at = self._current, epoch, 0
-        if left is not None and left is not epoch and left.yielded < self.rows_per_epoch:
-            give_back(self.selector, torch.cat(left.drawn))
+    def leave_for(self, epoch: _Epoch[T]) -> None:
+        """Release what another epoch left out, if that was not gone through to its end."""
+        left = self._current
+        if left is None or left is epoch:
+            return
+        if not left.finished:
+            waiting = torch.tensor(left.waiting, dtype=torch.int64).reshape(-1, 2)
+            give_back(self.selector, torch.cat([*left.outings, waiting]))
+        self._current = None
+
+    def began(self, epoch: _Epoch[T]) -> None:
+        """Note that an epoch has drawn."""
+        self._current, self._resume_at = epoch, None
 
     def forget(self) -> None:
         """Leave alone what was drawn so far: the state of another time or process is about to be restored."""
         self._current = None
 
     def state_dict(self) -> dict[str, int]:
-        """Position in the epoch, in rows. Prompts that are out do not count: they will be handed out again."""
-        if self._current is None:
-            return {"yielded": self._resume_at}
-        taken = self._current.yielded + len(self._current.rest)
-        return {"yielded": max(0, taken - len(self.selector.in_flight))}
+        """The place in the epoch: rows drawn, and the number of the selection that comes next."""
+        if self._current is not None:
+            return self._current.state_dict()
+        return dict(self._resume_at or {"drawn": 0, "selections": self.selector.selections})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next epoch go on at a position; at the end of an epoch a new one begins."""
-        self._resume_at = _position(state, self.rows_per_epoch) % self.rows_per_epoch
+        """Let the next epoch go on at a place; at the end of an epoch a new one begins."""
+        drawn, selections = _place(state, self.rows_per_epoch)
+        self._resume_at = {"drawn": drawn, "selections": selections}
         self.forget()
 
 
@@ -161,8 +208,15 @@ class PromptBatchSampler(_PromptSampler[list[int]]):
         return self.picks_per_epoch
 
 
-def _position(state: Mapping[str, Any], length: int) -> int:
-    yielded = state.get("yielded")
-    if isinstance(yielded, bool) or not isinstance(yielded, int) or not 0 <= yielded <= length:
-        raise CheckpointError(f"yielded must be an integer in [0, {length}], the rows of an epoch; got {yielded!r}")
-    return yielded
+def _waiting(selector: PromptSelector) -> list[Outing]:
+    """Outings that a restored selector has still to hand out again, oldest first."""
+    return [(number, prompt) for number, prompt in selector.waiting.tolist()]
+
+
+def _place(state: Mapping[str, Any], length: int) -> tuple[int, int]:
+    drawn, selections = state.get("drawn"), state.get("selections")
+    if isinstance(drawn, bool) or not isinstance(drawn, int) or not 0 <= drawn <= length:
+        raise CheckpointError(f"drawn must be an integer in [0, {length}], the rows of an epoch; got {drawn!r}")
+    if isinstance(selections, bool) or not isinstance(selections, int) or selections < 0:
+        raise CheckpointError(f"selections must be an integer of at least 0; got {selections!r}")
+    return drawn, selections

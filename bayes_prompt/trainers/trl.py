@@ -196,7 +196,7 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
             name=f"rewards of {self._success_name}",
         )
         learn(self.selector, counts)
-        figures = {**self.selector.metrics(), "unscorable": float(counts.unscorable)}
+        figures = {**self.selector.metrics(pool=False), "unscorable": float(counts.unscorable)}
         self._learning_seconds += time.perf_counter() - started
         figures["seconds"], self._reported_seconds = (
             self.selector_seconds - self._reported_seconds,
@@ -206,6 +206,14 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         for figure, value in figures.items():
             earlier = metrics[f"selector/{figure}"] if figure in _OF_A_BATCH else []
             metrics[f"selector/{figure}"] = [*earlier, value]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's own; the figures of the whole pool are worked out only here, where they are logged."""
+        metrics = self._metrics["train"]
+        if self.model.training and "selector/groups" in metrics:
+            for figure, value in self.selector.metrics().items():
+                metrics.setdefault(f"selector/{figure}", [value])
+        super().log(logs, start_time)
 
     @property
     def selector_seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -105,7 +106,9 @@ def test_top_b_checks_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: acq.PartialProbability(0), "trials must be at least 1"),
+        (lambda: acq.PartialProbability(0), r"trials must lie in \[1, "),
+        (lambda: acq.Threshold(-0.1, 0.2), r"low must lie in \[0, 1\]; got -0.1"),
+        (lambda: acq.Threshold(0.1, float("nan")), r"high must lie in \[0, 1\]; got nan"),
         (lambda: acq.TargetSuccessRate(1.5), "target must lie in"),
         (lambda: acq.Threshold(0.8, 0.2), "low and high must satisfy"),
         (lambda: acq.EntropyBonus(float("nan")), "weight must be finite"),
@@ -114,3 +117,29 @@ def test_top_b_checks_what_it_is_given() -> None:
 def test_bad_settings(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: acq.PartialProbability(2.5), "trials must be an integer; got float"),
+        (lambda: acq.PartialProbability(True), "trials must be an integer; got bool"),
+        (lambda: acq.TargetSuccessRate("a"), "target must be a number; got str"),
+        (lambda: acq.TargetSuccessRate(draw="no"), "draw must be True or False; got 'no'"),
+        (lambda: acq.Threshold("a", "b"), "low must be a number; got str"),
+        (lambda: acq.Threshold(0.1, None), "high must be a number; got NoneType"),
+        (lambda: acq.Threshold(0.1, 0.9, draw=1), "draw must be True or False; got 1"),
+        (lambda: acq.EntropyBonus("a"), "weight must be a number; got str"),
+        (lambda: acq.top_b(torch.zeros(4), 2.0, seed=0, step=0), "batch_size must be an integer; got float"),
+    ],
+)
+def test_settings_of_a_wrong_type(make: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert acq.PartialProbability(np.int64(2)) == acq.PartialProbability(2)
+    assert acq.TargetSuccessRate(np.float32(0.5)) == acq.TargetSuccessRate(0.5)
+    assert acq.EntropyBonus(np.float64(0.25)) == acq.EntropyBonus(0.25)
+    assert acq.top_b(torch.arange(4.0), np.int32(2), seed=0, step=0).tolist() == [3, 2]

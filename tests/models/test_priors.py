@@ -50,6 +50,7 @@ def test_other_sizes() -> None:
     assert priors.uniform(0.25, num_states=5).concentration.tolist() == [[0.25] * 5] * 5
     assert priors.uniform_initial(4).tolist() == [0.25] * 4
     assert priors.one_hot_initial(1, num_states=2).tolist() == [0.0, 1.0]
+    assert priors.one_hot_initial(np.int64(1), num_states=np.int32(2)).tolist() == [0.0, 1.0]
 
 
 def test_bad_arguments_are_named() -> None:
@@ -60,6 +61,16 @@ def test_bad_arguments_are_named() -> None:
         priors.uniform(1.0, num_states=1)
     with pytest.raises(ValueError, match="num_states must be at least 2; got 0"):
         priors.uniform_initial(0)
+    for wrong in (2.5, True, "3"):
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=f"num_states must be an integer; got {kind}"):
+            priors.uniform(num_states=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"num_states must be an integer; got {kind}"):
+            priors.uniform_initial(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"state must be an integer; got {kind}"):
+            priors.one_hot_initial(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a must be a number; got str"):
+        priors.uniform("1")  # type: ignore[arg-type]
     for state in (-1, 3):
         with pytest.raises(ValueError, match=rf"state must lie in \[0, 2\]; got {state}"):
             priors.one_hot_initial(state)

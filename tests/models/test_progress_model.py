@@ -184,6 +184,49 @@ def test_descriptions_identify_the_model() -> None:
     assert all(json.loads(text) == model.describe() for text, model in zip(texts, several, strict=True))
 
 
+@pytest.mark.parametrize("as_dirichlet", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_keeps_copies(dtype: torch.dtype, as_dirichlet: bool) -> None:
+    """What its makers do to their tensors later, or others to its tables, changes neither it nor a posterior."""
+    transition, initial = torch.full((3, 3), 2.0, dtype=dtype), torch.tensor([0.5, 0.25, 0.25], dtype=dtype)
+    wrap = dist.Dirichlet if as_dirichlet else (lambda values: values)
+    model = SolvingProgress(wrap(transition), wrap(initial), learn=False)
+    posterior, before = model.posterior(2, dtype=dtype), model.describe()
+    tables = model.lower(dtype)
+    for values in (transition, initial, tables.concentration, tables.initial):
+        values[..., 0] = 50.0
+    assert model.describe() == before
+    posterior.update([0, 1], [0, 8], 8)
+    fresh = model.posterior(2, dtype=dtype)
+    fresh.update([0, 1], [0, 8], 8)
+    # The rows of a matrix of equal entries are uniform, whatever the state.
+    for belief in (posterior.belief, fresh.belief):
+        torch.testing.assert_close(belief, torch.full((2, 3), 1 / 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("as_dirichlet", [False, True])
+def test_gradients_reach_the_declaration(as_dirichlet: bool) -> None:
+    wrap = dist.Dirichlet if as_dirichlet else (lambda values: values)
+    transition = torch.ones(3, 3, dtype=torch.float64, requires_grad=True)
+    model = SolvingProgress(wrap(transition), learn=False)
+    history = History(torch.tensor([[0], [3]]), torch.tensor([[8], [8]]))
+    states = {"state_0": torch.tensor([0]), "state_1": torch.tensor([1])}
+    trace = poutine.trace(poutine.condition(model.pyro_model, states)).get_trace(history)
+    trace.log_prob_sum().backward()
+    # log(c01 / (c00 + c01 + c02)) at ones: 1 - 1/3 for the move that was made, -1/3 for the others of its row.
+    expected = torch.tensor([[-1.0, 2.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64) / 3
+    assert transition.grad is not None
+    torch.testing.assert_close(transition.grad, expected)
+
+
+def test_rates_that_the_dtype_cannot_hold_are_refused() -> None:
+    rates = dist.Beta(torch.tensor([1.0, 1e39, 3e38], dtype=torch.float64), torch.tensor([1.0, 1.0, 3e38]))
+    model = SolvingProgress(emission=BetaBinomialEmission(rates))
+    with pytest.raises(CannotLower, match=r"alpha of emission\[1\] is 1e\+39, which torch.float32 cannot hold"):
+        model.lower(torch.float32)
+    assert model.lower(torch.float64).num_states == 3
+
+
 def test_posterior_starts_at_the_prior() -> None:
     posterior = SolvingProgress(priors.stability(), priors.one_hot_initial(1)).posterior(5, dtype=torch.float64)
     assert torch.equal(posterior.belief, priors.one_hot_initial(1).expand(5, 3))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import struct
 from itertools import combinations
 
 import pyro
@@ -43,6 +45,39 @@ def test_lower_casts_from_float64() -> None:
         model.lower(torch.bfloat16)
     with pytest.raises(CannotLower, match=r"prior: beta\[1\] is 1e-39, which torch.float32 cannot hold"):
         SuccessRate(per_prompt([1.0, 1.0], [1.0, 1e-39])).lower()
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(torch.float32, 3e38), (torch.float64, 1.5e308)])
+def test_a_sum_that_overflows_is_refused(dtype: torch.dtype, large: float) -> None:
+    """Each parameter fits, but the mean would be large / inf."""
+    model = SuccessRate(per_prompt([1.0, large], [large / 1e10, large]))
+    with pytest.raises(CannotLower, match=rf"alpha \+ beta of prior\[1\] is .*, which {dtype} cannot hold"):
+        model.lower(dtype)
+    tables = SuccessRate(per_prompt([large / 4], [large / 4])).lower(dtype)
+    assert bool(torch.isfinite(tables.alpha + tables.beta))
+
+
+def test_a_large_prior_is_described_by_a_digest() -> None:
+    alpha, beta = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    described = SuccessRate(per_prompt(alpha, beta)).describe()
+    assert described["alpha"] == {"sha256": hashlib.sha256(struct.pack("<3d", *alpha)).hexdigest(), "shape": [3]}
+    assert described["beta"] != described["alpha"]
+    assert SuccessRate(per_prompt([1.0], [4.0])).describe()["beta"] == [4.0]
+    large = SuccessRate(dist.Beta(torch.rand(10_000) + 0.1, torch.rand(10_000) + 0.1))
+    assert len(json.dumps(large.describe())) < 500
+    assert large.describe() == large.describe()
+
+
+def test_lowered_tables_are_nobody_elses() -> None:
+    """float64 to float64 is a copy as well."""
+    model = SuccessRate(per_prompt([1.0, 2.0], [3.0, 4.0]))
+    before = model.describe()
+    for _ in range(2):
+        tables = model.lower(torch.float64)
+        assert (tables.alpha.tolist(), tables.beta.tolist()) == ([1.0, 2.0], [3.0, 4.0])
+        tables.alpha.fill_(9.0)
+        tables.beta.fill_(9.0)
+    assert model.describe() == before
 
 
 @pytest.mark.parametrize(

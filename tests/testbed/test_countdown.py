@@ -65,7 +65,7 @@ def test_numbers_in_order() -> None:
         "1+2\x00",
         "٣+٤",  # Arabic digits: int() would take them
         "²",
-        "1+2",  # full width
+        "\uff11+\uff12",  # full-width digits
         "1−2",  # a minus sign that is not ASCII
         "abs(1)",
         "__import__('os')",

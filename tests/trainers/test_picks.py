@@ -10,7 +10,15 @@ import pytest
 import torch
 
 import bayes_prompt as bp
-from bayes_prompt.trainers.picks import Picks, RepeatedPicks, count_groups, give_back, learn, reuse_on_shortage
+from bayes_prompt.trainers.picks import (
+    Picks,
+    RepeatedPicks,
+    count_groups,
+    draw,
+    give_back,
+    learn,
+    reuse_on_shortage,
+)
 
 NAN = math.nan
 
@@ -80,6 +88,10 @@ def test_picks_that_cannot_be() -> None:
             picks.load_state_dict({"picks": bad})
     with pytest.raises(bp.CheckpointError, match=r"picks must lie in \[0, 11\); they reach from 0 to 11"):
         picks.load_state_dict({"picks": torch.tensor([[0, 1, 11]])})
+    good = torch.tensor([[0, 1, 2]])
+    for numbers in (None, good[0], good.double()):
+        with pytest.raises(bp.CheckpointError, match=r"selections must be int64 of the shape of picks, \(1, 3\)"):
+            picks.load_state_dict({"picks": good, "selections": numbers})
     assert torch.equal(picks.state_dict()["picks"], state)
 
 
@@ -93,11 +105,50 @@ def test_ranks_that_drift_apart_have_other_digests() -> None:
 def test_prompts_that_are_out_twice_are_given_back_twice() -> None:
     selector = choose(count=3)
     reuse_on_shortage(selector)
-    picked = torch.cat([selector.select(), selector.select()])
-    give_back(selector, picked[:2])
-    assert sorted(selector.in_flight.tolist()) == sorted(set(range(3)) - set(picked[:2].tolist()))
+    picked = torch.cat([draw(selector), draw(selector)])
+    assert picked[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    give_back(selector, picked[[0, 1, 3, 4, 5]])
+    assert selector.in_flight.tolist() == [picked[2, 1]]
+    assert len(selector.outings) == 1
     give_back(selector, picked)
     assert len(selector.in_flight) == 0
+
+
+def test_what_others_hold_stays_out() -> None:
+    """A foreign pick of the whole pool, so that an own pick consists of prompts that are out for both."""
+    selector = choose(count=4)
+    picks = Picks(selector)
+    reuse_on_shortage(selector)
+    selector.select(batch_size=4)
+    next(picks.epoch())
+    assert len(selector.outings) == 4 + 3
+    next(picks.epoch())  # the first epoch was dropped: its pick is given back, and nothing else
+    assert len(selector.outings) == 4 + 3
+    assert selector.in_flight.sort().values.tolist() == [0, 1, 2, 3]
+
+
+def test_a_resumed_epoch_gives_back_what_was_drawn_before() -> None:
+    whole = Picks(choose(count=30))
+    foreign = whole.selector.select()
+    epoch = whole.epoch()
+    next(epoch), next(epoch)
+    resumed = Picks(choose(count=30))
+    resumed.selector.load_state_dict(whole.selector.state_dict(), in_flight="keep")
+    resumed.load_state_dict(whole.state_dict())
+    next(resumed.epoch())
+    new = next(resumed.epoch())
+    assert torch.equal(resumed.selector.outings[:, 1], torch.cat([foreign, new]))
+
+
+def test_a_pick_drawn_again_keeps_its_number() -> None:
+    selector = choose(count=4)
+    reuse_on_shortage(selector)
+    before = [draw(selector), draw(selector)]
+    selector.load_state_dict(selector.state_dict())
+    first = draw(selector)
+    second = draw(selector, waiting=[(number, prompt) for number, prompt in before[1].tolist()])
+    assert torch.equal(torch.stack([first, second]), torch.stack(before))
+    assert draw(selector)[:, 0].tolist() == [2, 2, 2]
 
 
 def test_completions_become_counts() -> None:

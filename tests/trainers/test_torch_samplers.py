@@ -101,6 +101,33 @@ def test_a_resumed_loader_yields_what_the_unbroken_one_yields(
         assert torch.equal(resumed.posterior.success_rate(), selector.posterior.success_rate())
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [plain, stateful])
+def test_resuming_again_and_again(make: Callable[..., Any], way: Way) -> None:
+    """Each time before all that the workers had read ahead was trained on."""
+
+    def start(selector: bp.PromptSelector) -> tuple[Any, Any]:
+        sampler, options = way(selector)
+        loader = make(num_workers=2, **options)
+        return loader, sampler if make is plain else loader
+
+    selector = choose()
+    loader, place = start(selector)
+    expected = train(selector, iter(loader))
+    assert len(expected) == len(loader)
+    selector = choose()
+    loader, place = start(selector)
+    seen = train(selector, itertools.islice(iter(loader), 1))
+    while len(seen) < len(expected):
+        other = choose()
+        other.load_state_dict(selector.state_dict())
+        loader, again = start(other)
+        again.load_state_dict(place.state_dict())
+        selector, place = other, again
+        seen += train(selector, itertools.islice(iter(loader), 2))
+    assert seen == expected
+
+
 def test_states_kept_in_memory_stay_what_they_were() -> None:
     selector = choose()
     _, options = by_batch(selector)
@@ -134,7 +161,7 @@ def test_nothing_is_drawn_by_making_loaders_and_reading_states() -> None:
     loader = stateful(**options)
     iter(sampler)
     iter(loader)
-    assert loader.state_dict() and sampler.state_dict() == {"yielded": 0}
+    assert loader.state_dict() and sampler.state_dict() == {"drawn": 0, "selections": 0}
     assert selector.state_dict()["selections"] == 0
 
 
@@ -175,6 +202,161 @@ def test_an_epoch_that_ended_leaves_its_picks_out() -> None:
     assert set(selector.in_flight.tolist()) == {row for pick in [*first, second] for row in pick}
 
 
+class Ahead:
+    """An asynchronous run: `ahead` batches are out beyond the one that is trained on, across the ends of epochs."""
+
+    def __init__(self, selector: bp.PromptSelector, sampler: Any, ahead: int) -> None:
+        self.selector, self.sampler, self.ahead = selector, sampler, ahead
+        self.epoch: Iterator[Any] = iter(())
+        self.queue: list[list[int]] = []
+
+    def train(self, count: int) -> list[list[int]]:
+        seen = []
+        for _ in range(count):
+            while len(self.queue) <= self.ahead:
+                batch = next(self.epoch, None)
+                if batch is None:
+                    self.epoch = iter(self.sampler)
+                    continue
+                self.queue.append(batch)
+            rows = self.queue.pop(0)
+            self.selector.update(rows, successes=[row % 3 for row in rows], trials=2)
+            seen.append(rows)
+        return seen
+
+
+def small(count: int, size: int, picks: int | None = None) -> tuple[bp.PromptSelector, PromptBatchSampler]:
+    selector = bp.recipes.dps(num_prompts=count, batch_size=size, seed=0)
+    return selector, PromptBatchSampler(selector, picks_per_epoch=picks)
+
+
+def resumed(selector: bp.PromptSelector, sampler: PromptBatchSampler) -> tuple[bp.PromptSelector, PromptBatchSampler]:
+    """A new process, restored from the states of this one."""
+    other, again = small(selector.num_prompts, selector.batch_size, sampler.picks_per_epoch)
+    other.load_state_dict(selector.state_dict())
+    again.load_state_dict(sampler.state_dict())
+    return other, again
+
+
+@pytest.mark.parametrize(("count", "size"), [(4, 3), (4, 4), (5, 3), (30, 3)])
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+@pytest.mark.parametrize("done", [1, 2, 5, 6, 7])
+def test_resuming_reads_ahead_again_however_small_the_pool(count: int, size: int, ahead: int, done: int) -> None:
+    """Prompts are out several times, and with an epoch of 6 picks some of those out are of the epoch before."""
+    selector, sampler = small(count, size, 6)
+    run = Ahead(selector, sampler, ahead)
+    run.train(done)
+    assert len(selector.outings) == ahead * size
+    other, again = resumed(selector, sampler)
+    third, last = resumed(other, again)  # before anything is drawn
+    expected = run.train(9)
+    run = Ahead(other, again, ahead)
+    head = run.train(2)
+    assert head == expected[:2]
+    fourth, newest = resumed(other, again)
+    assert head + run.train(7) == expected
+    assert Ahead(third, last, ahead).train(9) == expected
+    assert head + Ahead(fourth, newest, ahead).train(7) == expected
+
+
+def test_a_resumed_pass_is_as_long_as_what_was_left() -> None:
+    """With picks of the epoch before still out, of which one is observed in part."""
+    selector, sampler = small(40, 2, 4)
+    first = list(sampler)
+    epoch = iter(sampler)
+    second = [next(epoch)]
+    selector.observe(first[0], successes=[1, 1], trials=2)
+    selector.observe(first[2][:1], successes=[1], trials=2)
+    _, again = resumed(selector, sampler)
+    assert list(again) == [first[1], first[2][1:], first[3], *second, *epoch]
+    assert len(list(again)) == len(again) == 4
+
+
+def test_the_picks_of_others_do_not_count() -> None:
+    selector, sampler = small(40, 4, 5)
+    foreign = [selector.select(batch_size=3).tolist()]
+    epoch = iter(sampler)
+    for _ in range(2):
+        selector.update(next(epoch), successes=[1] * 4, trials=2)
+    ahead = [next(epoch)]
+    foreign.append(selector.select(batch_size=3).tolist())
+    other, again = resumed(selector, sampler)
+    third, last = resumed(selector, sampler)
+    rest = list(epoch)
+    assert len(rest) == 2
+    # Nobody else comes for them, so that they come first and beyond the pass; and one who does gets them.
+    assert list(again) == [foreign[0], *ahead, foreign[1], *rest]
+    assert third.select(batch_size=3).tolist() == foreign[0]
+    assert list(last) == [*ahead, foreign[1], *rest]
+    assert torch.equal(other.outings, selector.outings)
+
+
+def test_others_may_ask_for_their_picks_in_between() -> None:
+    selector, sampler = small(40, 3, 4)
+    epoch = iter(sampler)
+    ahead = [next(epoch)]
+    foreign = selector.select(batch_size=2).tolist()
+    ahead += [*epoch]
+    other, again = resumed(selector, sampler)
+    epoch = iter(again)
+    assert next(epoch) == ahead[0]
+    assert other.select(batch_size=2).tolist() == foreign
+    assert list(epoch) == ahead[1:]
+
+
+@pytest.mark.parametrize("drawn", [1, 4])
+def test_picks_that_are_kept_are_not_waited_for(drawn: int) -> None:
+    """A caller who still has what was out resumes with in_flight="keep": the pass goes on behind it."""
+    selector, sampler = small(40, 3, 4)
+    epoch = iter(sampler)
+    first = [next(epoch) for _ in range(drawn)]
+    selector.observe(first[0][:1], successes=[1], trials=2)
+    other, again = small(40, 3, 4)
+    other.load_state_dict(selector.state_dict(), in_flight="keep")
+    again.load_state_dict(sampler.state_dict())
+    assert list(again) == (list(epoch) or list(sampler))
+
+
+def test_leaving_an_epoch_leaves_the_picks_of_others_out() -> None:
+    selector, sampler = small(4, 3, 4)
+    selector.select(batch_size=4)
+    next(iter(sampler))
+    assert len(selector.outings) == 4 + 3
+    next(iter(sampler))
+    assert len(selector.outings) == 4 + 3
+
+
+def test_prompts_that_were_observed_are_not_waited_for() -> None:
+    """Rewards that come in after a resume, and before their prompts are handed out again."""
+    selector, sampler = small(40, 2, 4)
+    picks = list(sampler)
+    other, again = resumed(selector, sampler)
+    epoch = iter(again)
+    assert next(epoch) == picks[0]
+    other.observe([*picks[1], picks[2][0], *picks[3]], successes=[1] * 5, trials=2)
+    assert list(epoch) == [picks[2][1:]]
+
+
+def test_after_a_shortage_an_epoch_begins_or_resumes() -> None:
+    selector = bp.recipes.dps(num_prompts=4, batch_size=2, on_shortage="raise")
+    sampler = PromptBatchSampler(selector)
+    everything = selector.select(batch_size=4)
+    for _ in range(2):
+        with pytest.raises(bp.PromptShortage):
+            next(iter(sampler))
+    selector.release(everything)
+    first = next(iter(sampler))
+    selector.update(first, successes=[1, 1], trials=2)
+
+    sampler.load_state_dict(sampler.state_dict())
+    everything = selector.select(batch_size=4)
+    with pytest.raises(bp.PromptShortage):
+        for _ in iter(sampler):
+            pass
+    selector.release(everything)
+    assert len(list(sampler)) == 1  # the second of two
+
+
 def test_a_choice_of_on_shortage_is_kept() -> None:
     selector = choose(on_shortage="raise")
     sampler = PromptBatchSampler(selector, picks_per_epoch=9)
@@ -191,8 +373,11 @@ def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="picks_per_epoch must be an integer; got float"):
         PromptSampler(choose(), picks_per_epoch=1.5)  # type: ignore[arg-type]
     sampler = PromptSampler(choose())
-    for state in ({"yielded": 25}, {"yielded": -1}, {"yielded": 1.0}, {}):
-        with pytest.raises(bp.CheckpointError, match=r"yielded must be an integer in \[0, 24\]"):
-            sampler.load_state_dict(state)
-        with pytest.raises(bp.CheckpointError, match=r"yielded must be an integer in \[0, 24\]"):
-            iter(sampler).load_state_dict(state)
+    for drawn in (25, -1, 1.0, True, None):
+        with pytest.raises(bp.CheckpointError, match=r"drawn must be an integer in \[0, 24\]"):
+            sampler.load_state_dict({"drawn": drawn, "selections": 0})
+        with pytest.raises(bp.CheckpointError, match=r"drawn must be an integer in \[0, 24\]"):
+            iter(sampler).load_state_dict({"drawn": drawn, "selections": 0})
+    for selections in (-1, 1.0, True, None):
+        with pytest.raises(bp.CheckpointError, match="selections must be an integer of at least 0"):
+            sampler.load_state_dict({"drawn": 3, "selections": selections})
