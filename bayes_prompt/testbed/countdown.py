@@ -44,8 +44,8 @@ class Countdown:
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:
     """The exact value of an expression and the numbers in it, left to right.
 
-    Raises ValueError when the string is longer than MAX_LENGTH, is not an expression of the grammar above as a whole, or
-    divides by zero.
+    Raises ValueError when the string is longer than MAX_LENGTH, is not an expression of the grammar above as a whole,
+    or divides by zero.
     """
     if len(expression) > MAX_LENGTH:
         raise ValueError(f"the expression has {len(expression)} characters, at most {MAX_LENGTH} are read")

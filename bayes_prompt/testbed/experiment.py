@@ -38,8 +38,9 @@ class Settings:
     """What all methods of an experiment share.
 
     steps: of GRPO.  prompts: in the training pool.  batch_size: prompts a step.  group_size: rollouts of each.
-    learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.  temperature: of every sampling.  held_out: prompts never trained on, on which the
-    mean reward is measured before, after, and every `evaluate_every` steps, with `held_out_samples` completions of each.
+    learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.  temperature: of every sampling.  held_out:
+    prompts never trained on, on which the mean reward is measured before, after, and every `evaluate_every` steps, with
+    `held_out_samples` completions of each.
     """
 
     steps: int = 50
@@ -106,7 +107,7 @@ def run(
         methods: of METHODS, each at most once.
         steps, prompts: as in `Settings`; ignored when `settings` are given.
         seed: of tasks, weights, sampling and selection.
-        out: a folder (made if missing) for `curves.png`, `results.json`, `prompts.parquet` and `history_METHOD.parquet`.
+        out: a folder (made if missing) for `curves.png`, `results.json`, `prompts.parquet`, `history_METHOD.parquet`.
         settings: all the rest.
         cache: folder of warm starts; default: $BAYES_PROMPT_CACHE, or bayes_prompt/ in the user's cache folder.
         use_cache: False makes the warm start anew and keeps nothing.
@@ -198,7 +199,7 @@ def _finetune(
     )
 
 
-class _Watch(transformers.TrainerCallback):  # type: ignore[misc]
+class _Watch(transformers.TrainerCallback):
     """After every step: note what the selector believes of the pool, evaluate where it is due, tell the progress."""
 
     def __init__(

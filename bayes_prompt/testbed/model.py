@@ -39,7 +39,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, size: ModelSize, seed: int) -> LlamaForCausalLM:
-    """A fresh Llama with float32 weights on the CPU that are a function of `seed`; the global generator is left alone."""
+    """A fresh Llama, float32 on the CPU, its weights a function of `seed`; the global generator is left alone."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,

@@ -36,7 +36,9 @@ def summary(result: RunResult) -> dict[str, Any]:
     gain = [late - early for early, late in zip(before, after, strict=True)]
     ratios = result.effective_sample_ratio
     measured = {"before": before, "after": after, "gain": gain}
-    held_out = {name: dict(zip(("mean", "error"), mean_and_error(rates), strict=True)) for name, rates in measured.items()}
+    held_out = {
+        name: dict(zip(("mean", "error"), mean_and_error(rates), strict=True)) for name, rates in measured.items()
+    }
     return {
         "method": result.method,
         "seed": result.seed,
@@ -110,7 +112,7 @@ def write(results: Sequence[RunResult], train: Sequence[Task], out: str | os.Pat
 
 
 def plot(results: Sequence[RunResult], path: str | os.PathLike[str]) -> None:
-    """Three panels by step: effective sample ratio; held-out reward; the pool's success rate as the selector sees it."""
+    """Three panels by step: effective sample ratio; held-out reward; the pool's success rate as it is believed."""
     from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
     figure = Figure(figsize=(13, 4), layout="constrained")

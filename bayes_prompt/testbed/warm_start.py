@@ -39,8 +39,9 @@ class WarmStart:
     """Settings of the supervised warm start.
 
     target: mean pass rate at which to stop, measured every `check_every` steps with `check_samples` completions of each
-    of the first `check_prompts` training prompts at `temperature`.  max_steps: stop here in any case.  batch_size: tasks
-    a step.  level_weights: how often each level occurs, easy ones first and most.  learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.
+    of the first `check_prompts` training prompts at `temperature`.  max_steps: stop here in any case.  batch_size:
+    tasks a step.  level_weights: how often each level occurs, easy ones first and most.  learning_rate: of
+    MuonAndAdamW, after `warm_up` steps of linear rise.
     """
 
     size: ModelSize = field(default_factory=ModelSize)
@@ -58,7 +59,7 @@ class WarmStart:
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with its tokenizer, and how supervised training went: its loss at every step, (step, pass rate) checks."""
+    """A model with its tokenizer, and how supervised training went: loss of every step, (step, pass rate) checks."""
 
     model: LlamaForCausalLM
     tokenizer: PreTrainedTokenizerFast
@@ -101,7 +102,7 @@ def default_cache() -> Path:
 
 
 def cache_key(settings: WarmStart, checked: list[Task], held_out: list[Task], seed: int) -> str:
-    """A hash of all that the warm start depends on: settings, seed, tasks, the code here and the libraries' versions."""
+    """A hash of all that the warm start depends on: settings, seed, tasks, code and the libraries' versions."""
     code = [Path(str(module.__file__)).read_text() for module in (countdown, tasks, model)]
     parts = {
         "settings": asdict(settings),
@@ -119,7 +120,7 @@ def supervised_batch(tokenizer: PreTrainedTokenizerFast, batch: list[Task]) -> t
     Right padding needs no attention mask: a causal model sees nothing of it before the end.
     """
     prompts = tokenizer([task.text for task in batch])["input_ids"]
-    answers = [ids + [tokenizer.eos_token_id] for ids in tokenizer([task.answer for task in batch])["input_ids"]]
+    answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([task.answer for task in batch])["input_ids"]]
     length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
     tokens = torch.full((len(batch), length), tokenizer.pad_token_id)
     labels = torch.full((len(batch), length), -100)

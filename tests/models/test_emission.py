@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tracemalloc
 from fractions import Fraction
 from itertools import combinations, pairwise
 
@@ -23,7 +22,6 @@ from bayes_prompt.models.emission import (
     Emission,
     PartitionEmission,
     PublishedEmission,
-    check_possible,
 )
 
 EPS = np.finfo(np.float64).eps
@@ -234,78 +232,6 @@ def test_informative_is_the_same_question_for_large_groups(emission: Emission) -
             expected = emission.log_likelihood(*counts(int(trials))).exp()[1:-1].sum(0)
         error = float(rounding(int(trials), np.zeros(1))[0]) + int(trials) * EPS
         torch.testing.assert_close(emission.informative(trials), expected, rtol=0, atol=error)
-
-
-def test_informative_of_a_million_rollouts() -> None:
-    """The mean over [0, 1/2] of (1 - r)^G is 2 / (G + 1) but for 2^-G; of the uniform law, 1 / (G + 1) at each end."""
-    trials = 10**6
-    two_bins, sure = PartitionEmission([0.0, 0.5, 1.0]).informative(trials), 1 - 2 / (trials + 1)
-    # Logarithms of 10^6 and differences of lgamma(10^6) = 1.3e7 go in: some roundings of those.
-    error = 16 * EPS * trials * math.log(trials)
-    assert two_bins.tolist() == pytest.approx([sure, sure], abs=error)
-    uniform_and_unsolved = beta_binomial([1.0, 1e-12], [1.0, 1.0]).informative(trials)
-    # log P(0) = -1e-12 H_G to first order, H_G = log(G) + 0.577, and P(G) = 1e-12 / G.
-    assert uniform_and_unsolved.tolist() == pytest.approx([sure, 1.44e-11], abs=error)
-    assert PublishedEmission().informative(trials).tolist() == [0.0, 1.0, 0.0]
-    # A law of counts cannot be negative, nor its complement, whatever the rounding.
-    atoms = PartitionEmission([0.0, 0.0, 1.0, 1.0]).informative(trials)
-    assert atoms[[0, 2]].tolist() == [0.0, 0.0]
-    assert 0 < float(atoms[1]) <= 1
-
-
-def test_many_different_counts_take_little_memory() -> None:
-    """Thousands of counts at once: the nodes of all the integrals would take hundreds of megabytes."""
-    emission, trials = PartitionEmission(torch.linspace(0, 1, 9)), 8_000
-    tracemalloc.start()  # numpy reports what it allocates
-    table = emission.log_likelihood(*counts(trials))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    nodes_of_all = 64 * 8 * table.numel()
-    assert peak < 4 * nodes_of_all
-    assert peak < 2**26 + 16 * 8 * table.numel()  # a dozen arrays of a part's nodes, of the table's size for the rest
-    error = float(rounding(trials, np.zeros(1))[0]) + trials * EPS
-    torch.testing.assert_close(table.exp().sum(0), torch.ones(8, dtype=torch.float64), rtol=0, atol=error)
-    some = torch.tensor([0, 2047, 2048, 7_999])
-    torch.testing.assert_close(
-        emission.log_likelihood(some, torch.full_like(some, trials)), table[some], rtol=16 * EPS, atol=error
-    )
-    none = torch.zeros(0, dtype=torch.int64)
-    assert emission.log_likelihood(none, none).shape == (0, 8)
-
-
-class Fixed(PublishedEmission):
-    """Gives the same likelihoods for whatever it is asked."""
-
-    def __init__(self, *rows: list[float]) -> None:
-        object.__setattr__(self, "table", torch.tensor(rows, dtype=torch.float64))
-
-    def event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
-        return self.table  # type: ignore[attr-defined,no-any-return]
-
-
-def test_some_state_must_produce_each_count() -> None:
-    successes, trials = torch.tensor([0, 3]), torch.tensor([4, 8])
-    for emission in EMISSIONS.values():
-        check_possible(emission, emission.event_log_likelihood(successes, trials), successes, trials)
-    never, nan = -math.inf, math.nan
-    for row in ([never, never, never], [0.0, nan, never], [0.0, math.inf, 0.0]):
-        broken = Fixed([0.0, never, never], row)
-        with pytest.raises(ValueError, match=r"emission Fixed must let at least one state .* 3 of 8 \(row 1\) has"):
-            check_possible(broken, broken.event_log_likelihood(successes, trials), successes, trials)
-    with pytest.raises(ValueError, match=r"emission Fixed must give log likelihoods of shape \(2, 3\); got \(1, 3\)"):
-        check_possible(broken, torch.zeros(1, 3), successes, trials)
-
-
-def test_tables_are_nobody_elses() -> None:
-    """Neither what an emission was made of nor what it gave away reaches into it."""
-    alpha, edges = torch.tensor([1.0, 4.0], dtype=torch.float64), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    for emission in (BetaBinomialEmission(dist.Beta(alpha, alpha + 1)), PartitionEmission(edges)):
-        before = emission.describe()
-        alpha.fill_(7.0)
-        edges.fill_(7.0)
-        for table in emission.rates():
-            table.fill_(7.0)
-        assert emission.describe() == before
 
 
 def test_informative_keeps_its_digits_where_it_is_tiny() -> None:

@@ -5,13 +5,10 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
+import rich.console as console
 import torch
-
-pytest.importorskip("trl")
-parquet = pytest.importorskip("pyarrow.parquet")
-pytest.importorskip("matplotlib")
-console = pytest.importorskip("rich.console")
 
 from bayes_prompt.history import History
 from bayes_prompt.testbed import report

@@ -64,9 +64,7 @@ def test_the_cache_gives_back_the_same_policy(tmp_path: Path) -> None:
     kept = warm_start(settings, TRAIN, HELD_OUT, seed=0, cache=tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert (kept.losses, kept.checks) == (made.losses, made.checks)
-    for (name, before), (same, after) in zip(
-        made.model.named_parameters(), kept.model.named_parameters(), strict=True
-    ):
+    for (name, before), (same, after) in zip(made.model.named_parameters(), kept.model.named_parameters(), strict=True):
         assert name == same and torch.equal(before, after), name
     texts = [task.text for task in TRAIN]
     assert sample(kept.model, kept.tokenizer, texts, 2) == sample(made.model, made.tokenizer, texts, 2)
