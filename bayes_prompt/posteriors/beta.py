@@ -56,8 +56,7 @@ class BetaPosterior(Posterior):
 
     def success_rate(self, index: Tensor | None = None) -> Tensor:
         """alpha / (alpha + beta), (N,), or (B,) for the rows `index`."""
-        alpha, beta = self._rows(index)
-        return alpha / (alpha + beta)
+        return beta_functions.mean(*self._rows(index))
 
     def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """1 - E[p^G] - E[(1-p)^G] with the moments of the Beta, (N,), or (B,) for the rows `index`."""

@@ -192,7 +192,8 @@ class ProgressPosterior(Posterior):
     def _warm_start(self, counts: Counts) -> None:
         rows, keep = counts.index[counts.leader], counts.leader
         likelihood = self._emission.event_log_likelihood(counts.successes[keep], counts.trials[keep])
-        likelihood = (likelihood - likelihood.amax(1, keepdim=True)).exp().T
+        largest = likelihood.amax(1, keepdim=True)
+        likelihood = torch.where(largest == -torch.inf, 0, likelihood - largest).exp().T
         weight = self._belief[:, rows].double() * likelihood
         total = weight.sum(0)
         state = torch.where(total > 0, weight / torch.where(total > 0, total, 1), likelihood / likelihood.sum(0))
