@@ -48,7 +48,7 @@ bench: $(DEV) ## run the benchmarks
 	$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
 
 clean: ## remove everything that these commands made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks bayes-prompt-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

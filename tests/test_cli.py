@@ -48,7 +48,7 @@ def test_defaults(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str
     assert options.pop("progress")
     assert options == {
         "methods": ("uniform", "dps"),
-        "steps": 50,
+        "steps": 40,
         "prompts": 512,
         "seed": 0,
         "out": Path("bayes-prompt-demo"),

@@ -43,7 +43,7 @@ class Settings:
     `held_out_samples` completions of each.
     """
 
-    steps: int = 50
+    steps: int = 40
     prompts: int = 512
     batch_size: int = 64
     group_size: int = 8
@@ -91,7 +91,7 @@ class RunResult:
 
 def run(
     methods: Sequence[str] = ("uniform", "dps"),
-    steps: int = 50,
+    steps: int = 40,
     prompts: int = 512,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,

@@ -62,8 +62,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: ModelSize, seed: int) 
 class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for the matrices within the layers, AdamW for the embedding and the gains, as one optimizer.
 
-    On these tasks a supervised start needs about a third of the steps that AdamW alone needs (after 1,200 steps of 32
-    tasks: pass rate .29 against .10).
+    It gets a supervised start much further in the same steps: measured once, on an earlier version of these tasks at a
+    learning rate of 1e-3, the pass rate was .29 after 1,200 steps of 32 tasks; AdamW alone had .17 after 2,000.
     """
 
     def __init__(self, model: LlamaForCausalLM, learning_rate: float) -> None:
