@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
 from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
 if TYPE_CHECKING:
     from bayes_prompt.models.progress import SolvingProgress
-
-UNEXPECTED, IMPOSSIBLE = 1, 2  # bits of the kernel's status word
 
 
 class ProgressPosterior(Posterior):

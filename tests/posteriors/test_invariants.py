@@ -16,6 +16,7 @@ from bayes_prompt.posteriors.beta import BetaPosterior
 from bayes_prompt.posteriors.progress import ProgressPosterior
 
 N = 6
+BACKENDS = ["reference", "cpu", "triton"]
 CONCENTRATIONS = [0.0, 1e-6, 0.5, 1.0, 1e6]
 EMISSIONS = {
     "published": None,
@@ -57,7 +58,7 @@ def eps(posterior: bp.Posterior) -> float:
     return torch.finfo(posterior.dtype).eps
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("emission", EMISSIONS)
 @settings(max_examples=40, deadline=None)
 @given(
@@ -74,7 +75,7 @@ def test_progress_stays_a_belief(
         check_progress(posterior)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=40, deadline=None)
 @given(
     alpha=st.sampled_from([1e-6, 0.5, 1e6]),
@@ -137,7 +138,7 @@ def observations(num_prompts: int, seed: int) -> tuple[Tensor, Tensor]:
     return index, torch.randint(9, (12,), generator=generator)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), cut=st.integers(0, 12))
@@ -154,7 +155,7 @@ def test_order_within_a_batch_does_not_matter(kind: str, backend: str, seed: int
         assert torch.equal(tensor, shuffled.state_dict()["tensors"][name]), name
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31), cut=st.integers(1, 100))
