@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from bayes_prompt.errors import CheckpointError
 
 FORMAT = "bayes_prompt"
 VERSION = 1
-_UMASK = os.umask(0)  # it can only be read by setting it, which is done once, before there are threads
-os.umask(_UMASK)
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> None:
@@ -38,17 +37,21 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> 
         "state": document,
         "digest": _digest(document, tensors),
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)  # of any file that this process makes; safetensors' are private
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata=metadata)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # as any file that this process makes; temporary ones are private
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
@@ -71,7 +74,10 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     document = metadata.get("state", "")
     if metadata.get("digest") != _digest(document, tensors):
         raise CheckpointError(f"{path} was changed after it was written: its digest does not match its contents")
-    state: dict[str, Any] = _put_tensors(json.loads(document), tensors)
+    try:
+        state: dict[str, Any] = _put_tensors(json.loads(document), tensors)
+    except (ValueError, KeyError, TypeError) as error:  # a file that somebody else has made up
+        raise CheckpointError(f"{path} describes its state in a way that cannot be read: {error!r}") from error
     return state
 
 
@@ -122,6 +128,8 @@ def require_like(name: str, theirs: Any, mine: torch.Tensor) -> None:
     """CheckpointError unless a tensor has the shape and type of mine and is finite."""
     if not isinstance(theirs, torch.Tensor):
         raise CheckpointError(f"{name} must be a tensor; got {type(theirs).__name__}")
+    if theirs.layout != torch.strided:
+        raise CheckpointError(f"{name} must be a dense tensor; got layout {theirs.layout}")
     if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
         raise CheckpointError(
             f"{name} must be {mine.dtype} of shape {tuple(mine.shape)}; "

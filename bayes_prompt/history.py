@@ -150,7 +150,9 @@ class History:
         prompt, step, successes, trials = (table[name].to_numpy() for name in COLUMNS)
         if num_prompts is None:
             num_prompts = noted.get("num_prompts", int(prompt.max()) + 1 if len(prompt) else 0)
-        return cls.from_records(step, prompt, successes, trials, num_prompts, num_steps or noted.get("num_steps"))
+        if num_steps is None:
+            num_steps = noted.get("num_steps")
+        return cls.from_records(step, prompt, successes, trials, num_prompts, num_steps)
 
 
 def _integers(name: str, values: Tensor) -> Tensor:

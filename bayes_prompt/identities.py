@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from datetime import date
 from enum import Enum
 from pathlib import PurePath
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -29,9 +30,7 @@ class Identities:
         self.fingerprint = "none"
         if ids is None:
             return
-        if isinstance(ids, str | bytes | Mapping):
-            raise TypeError(f"ids must be a sequence with one entry for each prompt; got a {type(ids).__name__}")
-        names = list(ids)
+        names = _listed(ids)
         if len(names) != num_prompts:
             raise ValueError(f"ids must have {num_prompts} entries, one for each prompt; got {len(names)}")
         for row, name in enumerate(names):
@@ -49,17 +48,15 @@ class Identities:
             self.fingerprint = hashlib.sha256("\0".join(map(str, texts)).encode()).hexdigest()[:16]
 
     def rows(self, ids: Sequence[Hashable]) -> Tensor:
-        """Row numbers (B,) int64; KeyError names the first unknown name."""
+        """Row numbers (B,) int64; IndexError names the first unknown name."""
         if self._names is None:
             raise ValueError("this selector was given no ids; name prompts by index")
-        if isinstance(ids, str | bytes):
-            raise TypeError(f"ids must be a sequence of ids; got the single {type(ids).__name__} {ids!r}")
         rows = []
-        for place, name in enumerate(ids):
+        for place, name in enumerate(_listed(ids)):
             try:
                 rows.append(self._rows[name])
             except KeyError:
-                raise KeyError(f"ids[{place}] = {name!r} names no prompt of the pool") from None
+                raise IndexError(f"ids[{place}] = {name!r} names no prompt of the pool") from None
             except TypeError as error:
                 raise TypeError(f"ids[{place}] = {name!r} must be hashable") from error
         return torch.tensor(rows, dtype=torch.int64)
@@ -69,12 +66,25 @@ class Identities:
         return list(rows) if self._names is None else [self._names[row] for row in rows]
 
 
+def _listed(ids: Any) -> list[Hashable]:
+    """Names in an order that is the same in every process: a set has none."""
+    if isinstance(ids, Tensor | np.ndarray):
+        if ids.ndim != 1:
+            raise ValueError(f"ids must have one dimension; got shape {tuple(ids.shape)}")
+        ids = ids.tolist()
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
+        raise TypeError(f"ids must be a sequence with one name for each prompt; got the {type(ids).__name__} {ids!r}")
+    return list(ids)
+
+
 def _stable_text(name: Hashable) -> str | None:
     """A text that equal names share in every process and different ones do not; None where we know of none."""
     if isinstance(name, np.generic):
         name = name.item()
     if isinstance(name, Enum):
         return f"{type(name).__qualname__}.{name.name}"
+    if isinstance(name, bool | float) and name == name // 1:
+        name = int(name)  # to which it is equal
     if isinstance(name, str):
         return repr(str(name))
     if isinstance(name, tuple | frozenset):
@@ -85,4 +95,4 @@ def _stable_text(name: Hashable) -> str | None:
         return f"({','.join(texts)})" if isinstance(name, tuple) else f"{{{','.join(sorted(texts))}}}"
     if isinstance(name, UUID | PurePath | date):
         return f"{type(name).__name__} {name}"
-    return repr(name) if name is None or isinstance(name, bytes | bool | int | float) else None
+    return repr(name) if name is None or isinstance(name, bytes | int | float) else None

@@ -103,7 +103,10 @@ class Metrics:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 if not number or not math.isfinite(value) or value < 0:
                     raise CheckpointError(f"metrics.{part}.{name} must be a finite number of at least 0; got {value!r}")
-        self._last = BatchRecord(**state["last"])
+        last = BatchRecord(**state["last"])
+        if not last.informative <= last.groups <= last.rollouts or last.successes > last.rollouts:
+            raise CheckpointError(f"metrics.last counts more parts than there are of the whole: {last}")
+        self._last = last
         self._groups, self._rollouts = state["totals"]["groups"], state["totals"]["rollouts"]
 
 

@@ -66,8 +66,7 @@ class PromptSelector:
             raise TypeError(f"posterior must be a Posterior; got {type(posterior).__name__}")
         if not isinstance(acquisition, Acquisition):
             raise TypeError(f"acquisition must be an Acquisition; got {type(acquisition).__name__}")
-        if isinstance(success_threshold, bool) or not isinstance(success_threshold, int | float):
-            raise TypeError(f"success_threshold must be a number; got {type(success_threshold).__name__}")
+        checks.number("success_threshold", success_threshold)
         if not isinstance(allow_in_flight, bool):
             raise TypeError(f"allow_in_flight must be True or False; got {allow_in_flight!r}")
         if not 0 < success_threshold <= 1:
@@ -79,7 +78,7 @@ class PromptSelector:
         self.num_prompts = posterior.num_prompts
         self.batch_size = self._batch_size(batch_size, self.num_prompts)
         self.seed = checks.integer("seed", seed, 0, 2**63 - 1)
-        self.success_threshold = success_threshold
+        self.success_threshold = float(success_threshold)
         self.on_shortage = on_shortage
         self.allow_in_flight = allow_in_flight
         self._identities = Identities(ids, self.num_prompts)
@@ -111,6 +110,8 @@ class PromptSelector:
         with self._lock:
             mask = None if candidates is None else self._mask(candidates)
             size = self.num_prompts if mask is None else int(mask.sum())
+            if not size:
+                raise ValueError("candidates must name at least one prompt; got none")
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
             waiting = self._in_flight.redraw(wanted, mask)
@@ -240,9 +241,13 @@ class PromptSelector:
         Scores are those that the next pick would go by; where they are Thompson draws, earlier picks had other ones.
 
         Args:
-            prompt: a row number, or id: its name. IndexError or KeyError where there is no such prompt.
+            prompt: a row number, or id: its name. IndexError where there is no such prompt.
         """
         with self._lock:
+            if prompt is not None:
+                prompt = checks.integer("prompt", prompt, -(2**63))
+                if not 0 <= prompt < self.num_prompts:
+                    raise IndexError(f"prompt = {prompt} must lie in [0, {self.num_prompts})")
             row = int(self._rows(None if prompt is None else [prompt], None if id is None else [id])[0])
             one = torch.tensor([row])
             scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
@@ -269,7 +274,7 @@ class PromptSelector:
             return {**standing, "why": why(standing)}
 
     def rows_of(self, ids: Sequence[Hashable]) -> Tensor:
-        """Row numbers (B,) int64 of prompts by name; KeyError names the first that is unknown."""
+        """Row numbers (B,) int64 of prompts by name; IndexError names the first that is unknown."""
         return self._identities.rows(ids)
 
     def ids_of(self, index: IntegersLike) -> list[Hashable]:
@@ -411,7 +416,7 @@ class PromptSelector:
         return {
             "seed": self.seed,
             "acquisition": self._acquisition_name(),
-            "success_threshold": float(self.success_threshold),
+            "success_threshold": self.success_threshold,
             "ids": self._identities.fingerprint,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +33,10 @@ def check_state(state: Mapping[str, Any], agreed: dict[str, Any], num_prompts: i
         require_no_less(f"selector.{name}", values, 0)
     if len({len(column) for column in state["in_flight"].values()}) != 1:
         raise CheckpointError("selector.in_flight has columns of different lengths")
-    if not isinstance(state["last_pick"]["cut"], float):
-        raise CheckpointError(f"selector.last_pick.cut must be a float; got {state['last_pick']['cut']!r}")
+    if not isinstance(state["last_pick"]["cut"], float) or math.isnan(state["last_pick"]["cut"]):
+        raise CheckpointError(f"selector.last_pick.cut must be a number; got {state['last_pick']['cut']!r}")
+    if bool((state["in_flight"]["waiting"] > 1).any()):
+        raise CheckpointError("selector.in_flight.waiting must be 0 or 1")
     Metrics().restore(state["metrics"])
     try:
         checks.rows("in_flight.prompt", state["in_flight"]["prompt"], num_prompts)

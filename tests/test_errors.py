@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import bayes_prompt as bp
+from bayes_prompt import checkpoint
 from bayes_prompt.kernels.backend import BackendUnavailable
 
 
@@ -46,7 +49,13 @@ BAD_OBSERVATIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"index": [1, 2], "successes": [3, 0], "trials": 2}, ValueError, r"successes\[0\] = 3 must lie in .*\[0, 2\]"),
     ({"index": [1, 2], "successes": [0, 0], "trials": [1, 0]}, ValueError, r"trials\[1\] = 0 must be at least 1"),
     ({"index": [1], "successes": [0], "trials": 2**31}, ValueError, r"trials\[0\] = 2147483648 must be .* at most"),
-    ({"index": [1], "successes": [0], "trials": 2**70}, ValueError, r"trials\[0\] = .* must be .* at most"),
+    ({"index": [1], "successes": [0], "trials": 2**70}, ValueError, rf"trials must hold .* 64 bits.*; got {2**70}"),
+    ({"index": [1], "successes": [0], "trials": -5}, ValueError, r"trials\[0\] = -5 must be at least 1"),
+    (
+        {"index": np.array([2**63 + 3], np.uint64), "successes": [0], "trials": 2},
+        ValueError,
+        rf"index must hold .* 64 bits.*; got {2**63 + 3}",
+    ),
     ({"index": [1], "successes": 0, "trials": 2}, TypeError, "successes must be a one-dimensional array"),
     ({"index": [2**70], "successes": [0], "trials": 2}, TypeError, "index must"),
     ({"index": {1}, "successes": [0], "trials": 2}, TypeError, "index must be a one-dimensional array"),
@@ -109,7 +118,8 @@ BAD_SELECTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"candidates": [1, 2, 10]}, IndexError, r"candidates\[2\] = 10 must lie in \[0, 10\)"),
     ({"candidates": [0.5, 1.0, 2.0]}, TypeError, "candidates must hold integers"),
     ({"candidates": torch.ones(9, dtype=torch.bool)}, ValueError, "a candidates mask must have shape"),
-    ({"candidates": []}, ValueError, "batch_size must lie in"),
+    ({"candidates": []}, ValueError, "candidates must name at least one prompt"),
+    ({"candidates": torch.zeros(10, dtype=torch.bool)}, ValueError, "candidates must name at least one prompt"),
     ({"candidates": {1, 2, 3}}, TypeError, "candidates must be a one-dimensional array"),
     ({"candidates": ["a", "b", "c"]}, TypeError, "candidates must"),
     ({"batch_size": 10}, bp.PromptShortage, "10 prompts are wanted"),
@@ -201,18 +211,27 @@ def test_an_explicit_backend_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch)
 # Checks on the device: the same code runs here on CPU tensors
 
 
-@pytest.mark.parametrize(("arguments", "kind", "message"), [POSTERIOR_CALLS[i] for i in (0, 1, 8, 9, 10, 11)])
-def test_deferred_checks_raise_at_the_next_read(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+# Counts out of range; what else may be wrong is seen without reading values.
+OUT_OF_RANGE = [row for row in POSTERIOR_CALLS if re.search(r"^(index|successes|trials)\\\[\d", row[2])]
+
+
+@pytest.mark.parametrize("advances", [0, 1])
+@pytest.mark.parametrize(("arguments", "kind", "message"), OUT_OF_RANGE)
+def test_deferred_checks_raise_at_the_next_read(
+    arguments: dict[str, Any], kind: type[Exception], message: str, advances: int
+) -> None:
     posterior, other = bp.SolvingProgress().posterior(10), bp.SolvingProgress().posterior(10)
     posterior._defer_checks = True
     for each in (posterior, other):
         each.observe([3, 4], [0, 2], 2)
     posterior.observe(**arguments)  # does not raise, and does not count
-    posterior.advance()
-    other.advance()
-    with pytest.raises(kind, match="that call was left out"):
+    for each in (posterior, other):
+        for _ in range(advances):
+            each.advance()
+    with pytest.raises(kind, match="of an earlier call .*that call was left out"):
         _ = posterior.log_evidence
     assert same(other.state_dict(), posterior.state_dict())
+    bp.SolvingProgress().posterior(10).load_state_dict(posterior.state_dict())
 
 
 # Checkpoints
@@ -275,7 +294,16 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
         ("posterior/tensors/concentration", torch.zeros(3, 3, 10), "without a positive entry"),
         ("posterior/tensors/visits", torch.full((10,), -1, dtype=torch.int32), "must be at least 0"),
         ("posterior/tensors/group_size", torch.tensor(-1), "must be at least 0"),
-        ("posterior/model/model/decay", torch.ones(2), "decay"),
+        ("posterior/tensors/belief", torch.full((3, 10), 1 / 3).to_sparse(), "must be a dense tensor"),
+        ("posterior/tensors/visits", torch.full((10,), 2**31 - 1, dtype=torch.int32), "counts more than there have"),
+        ("posterior/tensors/solved", torch.full((10,), 3, dtype=torch.int32), "counts more than there have"),
+        ("posterior/model", torch.ones(2), "must be a description in JSON"),
+        ("posterior/model", '{"decay": 1', "must be a description in JSON"),
+        ("posterior/model", "{}", "only in"),
+        ("in_flight/waiting", torch.tensor([0, 5, 0]), "waiting must be 0 or 1"),
+        ("last_pick/cut", NAN, "cut must be a number"),
+        ("metrics/last/rollouts", 0, "more parts than there are of the whole"),
+        ("metrics/last/informative", 77, "more parts than there are of the whole"),
         ("selections", "many", "selector.selections"),
         ("metrics/last/groups", "x", "metrics.last.groups"),
         ("surprise", 1, "unknown entries"),
@@ -321,6 +349,29 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         selector.load(tmp_path / "absent")
     assert same(before, selector.state_dict())
+
+
+def test_a_file_that_was_made_up_is_refused(tmp_path: Path) -> None:
+    """With a digest that fits: what it says has to be read with care all the same."""
+    path = tmp_path / "selector.safetensors"
+    selector = make()
+    before = selector.state_dict()
+    metadata = {"format": checkpoint.FORMAT, "version": str(checkpoint.VERSION), "kind": "PromptSelector"}
+    for document in ('{"tensor": "absent"}', "[1]", '{"x": 1}', '{"dict": ', '{"dict": {}}', '{"value": 1}'):
+        tensors = {"one": torch.ones(1)}
+        digest = checkpoint._digest(document, tensors)
+        save_file(tensors, path, metadata={**metadata, "state": document, "digest": digest})
+        with pytest.raises(bp.CheckpointError):
+            selector.load(path)
+        assert same(before, selector.state_dict())
+
+
+def test_states_hold_tensors_numbers_strings_and_dicts_of_them() -> None:
+    def kinds(node: Any) -> set[type]:
+        return set().union(*map(kinds, node.values())) if isinstance(node, dict) else {type(node)}
+
+    own = bp.SuccessRate(dist.Beta(torch.ones(10), torch.ones(10))).posterior(10)
+    assert kinds(make().state_dict()) | kinds(own.state_dict()) <= {torch.Tensor, int, float, str}
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

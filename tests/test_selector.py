@@ -126,10 +126,17 @@ def test_ids_beside_rows() -> None:
     selector.update(ids=selector.ids_of(index), rewards=outcome(index, 0))
     assert selector.in_flight.numel() == 0
     assert selector.explain(id=("set", 3))["prompt"] == 3
-    with pytest.raises(KeyError, match=r"ids\[0\] = 'nobody' names no prompt"):
+    with pytest.raises(IndexError, match=r"ids\[0\] = 'nobody' names no prompt"):
         selector.update(ids=["nobody"], rewards=[[1.0]])
     with pytest.raises(ValueError, match=r"ids\[1\] = 'a' is also ids\[0\]"):
         make(num_prompts=2, batch_size=1, ids=["a", "a"])
+    for unordered in ({"a", "b"}, iter("ab"), "ab", {"a": 0, "b": 1}, 2):
+        with pytest.raises(TypeError, match="ids must be a sequence"):
+            make(num_prompts=2, batch_size=1, ids=unordered)
+    numbered = make(num_prompts=2, batch_size=1, ids=torch.tensor([7, 5]))
+    assert numbered.rows_of([5]).tolist() == numbered.rows_of(torch.tensor([5])).tolist() == [1]
+    with pytest.raises(ValueError, match=r"ids\[1\] = 7 is also ids\[0\]"):
+        make(num_prompts=2, batch_size=1, ids=torch.tensor([7, 7]))
 
 
 def test_explain_says_why() -> None:
@@ -142,8 +149,10 @@ def test_explain_says_why() -> None:
     other = next(n for n in range(40) if n not in index.tolist())
     assert "not in the last pick, whose lowest score was" in selector.explain(other)["why"]
     assert 1 <= told["rank"] <= 40
-    with pytest.raises(IndexError, match=r"index\[0\] = 40"):
+    with pytest.raises(IndexError, match=r"prompt = 40 must lie in \[0, 40\)"):
         selector.explain(40)
+    with pytest.raises(TypeError, match="prompt must be an integer; got float"):
+        selector.explain(1.5)
 
 
 def test_metrics_are_flat_floats() -> None:

@@ -197,6 +197,7 @@ def test_two_pools_of_uuids_are_told_apart() -> None:
         build(2).load_state_dict(state)
     texts = [np.array(list("abcdef")), list("abcdef")]  # numpy's strings are equal to Python's
     make(6, ids=texts[0]).load_state_dict(make(6, ids=texts[1]).state_dict())
+    make(ids=[0, 1.0, 2.5, -0.5]).load_state_dict(make(ids=[False, True, np.float64(2.5), -0.5]).state_dict())
     with pytest.raises(TypeError, match="ids must be a sequence"):
         make(6, ids="abcdef")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -26,12 +25,6 @@ class Acquisition(ABC):
         if not isinstance(other, Acquisition):
             return NotImplemented
         return Sum(self, other)
-
-
-def check_number(name: str, value: float) -> None:
-    """Raise a TypeError unless `value` is a real number; booleans are none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ class EntropyBonus(Acquisition):
     weight: float
 
     def __post_init__(self) -> None:
-        check_number("weight", self.weight)
+        checks.number("weight", self.weight)
         if not math.isfinite(self.weight):
             raise ValueError(f"weight must be finite; got {self.weight}")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayes_prompt.acquisition.scores import Acquisition, check_number
+from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
 
@@ -53,7 +54,7 @@ class Threshold(Acquisition):
 
 def _check(draw: bool, **rates: float) -> None:
     for name, value in rates.items():
-        check_number(name, value)
+        checks.number(name, value)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must lie in [0, 1]; got {value}")
     if not isinstance(draw, bool):

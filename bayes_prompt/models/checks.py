@@ -50,6 +50,17 @@ def flag(name: str, value: bool) -> None:
         raise TypeError(f"{name} must be True or False; got {value!r}")
 
 
+def real(name: str, values: Any) -> Tensor:
+    """`values` as a tensor of integers or floats; a TypeError for booleans, complex numbers and what is no number."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor of real numbers; got a {type(values).__name__}") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers; got {tensor.dtype}")
+    return tensor
+
+
 def entries(name: str, values: Tensor, good: Tensor, accepted: str) -> None:
     """Raise a ValueError naming the first entry of `values` where `good` is False."""
     if not bool(good.all()):

@@ -254,7 +254,7 @@ class SolvingProgress:
         """(K, K) float64; gradients reach the declaration."""
         value = self.transition.concentration if isinstance(self.transition, Dirichlet) else self.transition
         if isinstance(value, Tensor):
-            return value.to(torch.float64)
+            return checks.real("transition", value).to(torch.float64)
         raise CannotLower(
             f"transition is a {type(value).__name__}; a Dirichlet with concentration (K, K), or that concentration as "
             "a tensor, works"
@@ -267,7 +267,7 @@ class SolvingProgress:
             _check_nonnegative("initial", value.concentration)
             return value.concentration.to(torch.float64) / value.concentration.to(torch.float64).sum(-1, keepdim=True)
         if isinstance(value, Tensor):
-            return value.to(torch.float64)
+            return checks.real("initial", value).to(torch.float64)
         raise CannotLower(
             f"initial is a {type(value).__name__}; None, probabilities as a tensor (K,), or a Dirichlet with "
             "concentration (K,) work"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bayes_prompt.checkpoint import (
     require_same,
 )
 from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels import rng
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
@@ -64,8 +66,8 @@ class Posterior(ABC):
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64; got {dtype}")
         self.num_prompts = checks.integer("num_prompts", num_prompts, 1)
-        self.first_prompt = checks.integer("first_prompt", first_prompt, 0)
-        self.device = torch.device(device)
+        self.first_prompt = checks.integer("first_prompt", first_prompt, 0, rng.PROMPT_LIMIT - self.num_prompts)
+        self.device = checks.usable_device("device", device)
         self.dtype = dtype
         self.backend = backends.resolve(backend, self.device)
         self.step = 0
@@ -226,14 +228,13 @@ class Posterior(ABC):
     def state_dict(self) -> dict[str, Any]:
         """The whole state: copies of its tensors, numbers, strings and nested dictionaries of them."""
         self._raise_refused()
-        pending = [torch.cat(entries) for entries in zip(*self._pending, strict=True)] or [
-            torch.zeros(0, dtype=torch.int64) for _ in range(3)
-        ]
+        none = torch.zeros(0, dtype=torch.int64)
+        pending = [torch.cat(entries) for entries in zip(*self._pending, strict=True)] or [none] * 3
         tensors = {**self._counters, **self._tensors()}
         del tensors["refused"]
         return {
             "version": STATE_VERSION,
-            "model": self._describe(),
+            "model": json.dumps(self._describe(), sort_keys=True),
             "step": self.step,
             "pending": {name: entry.clone() for name, entry in zip(_PENDING, pending, strict=True)},
             "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
@@ -257,13 +258,17 @@ class Posterior(ABC):
         del expected["refused"]
         require_keys("posterior", state, ("version", "model", "step", "pending", "tensors"))
         require_integer("posterior.version", state["version"], STATE_VERSION, STATE_VERSION)
-        require_same("posterior", state["model"], self._describe())
+        require_same("posterior", _description(state["model"]), json.loads(json.dumps(self._describe())))
         require_integer("posterior.step", state["step"])
         require_keys("posterior.tensors", state["tensors"], expected)
         for name, mine in expected.items():
             require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
             if "evidence" not in name:
                 require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
+        for name in ("visits", "solved"):
+            most = state["step"] if name == "visits" else state["tensors"]["visits"]
+            if bool((state["tensors"][name] > most).any()):
+                raise CheckpointError(f"posterior.tensors.{name} counts more than there have been")
         self._check_belief(state["tensors"])
         require_keys("posterior.pending", state["pending"], _PENDING)
         for name in _PENDING:
@@ -278,7 +283,7 @@ class Posterior(ABC):
 
     @abstractmethod
     def _describe(self) -> dict[str, Any]:
-        """What a checkpoint must agree on: the model, the number of prompts, the type."""
+        """What a checkpoint must agree on: the model, the number of prompts, the type; as JSON-able values."""
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
@@ -312,7 +317,10 @@ class Posterior(ABC):
         return self._counters[name]
 
     def _raise_refused(self) -> None:
-        if self._defer_checks:
+        """Raise what a check on the device found; the refused call itself is then gone."""
+        if self._defer_checks and bool(self._counters["refused"][0]):
+            kept = [entries for entries in self._pending if not bool((entries[0] == self.num_prompts).any())]
+            self._pending = kept
             checks.raise_deferred(self._counters["refused"], self.num_prompts)
 
     def _counts(self, entries: list[tuple[Tensor, Tensor, Tensor]]) -> Counts:
@@ -336,3 +344,10 @@ class Posterior(ABC):
 
 
 _PENDING = ("index", "successes", "trials")
+
+
+def _description(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"posterior.model must be a description in JSON; got {text!r}") from error

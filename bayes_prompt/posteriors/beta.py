@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import beta_functions, checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
@@ -62,7 +63,7 @@ class BetaPosterior(Posterior):
         """1 - E[p^G] - E[(1-p)^G] with the moments of the Beta, (N,), or (B,) for the rows `index`."""
         if isinstance(trials, Tensor):
             alpha, beta = self._rows(index)
-            each = checks.integers("trials", trials).to(self.device)
+            each = checks.group_sizes("trials", trials, alpha.numel()).to(self.device)
             return beta_functions.mixed_probability(alpha.double(), beta.double(), each).to(self.dtype)
         trials = checks.group_size("trials", trials)
         return self._wide(lambda a, b: beta_functions.mixed_probability(a, b, trials), index)
@@ -141,7 +142,7 @@ class BetaPosterior(Posterior):
 
     def _prior_of(self, name: str, values: Tensor, own: bool) -> Tensor:
         """A prior parameter, (N,) or where all prompts share it (1,); a copy, which no one else can change."""
-        values = torch.as_tensor(values)
+        values = model_checks.real(name, values)
         if values.shape != (self.num_prompts,) and (own or values.shape != (1,)):
             raise ValueError(f"{name} must have shape ({self.num_prompts},); got {tuple(values.shape)}")
         cast = values.detach().to(self.device, self.dtype)

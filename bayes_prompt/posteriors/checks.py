@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -45,7 +46,8 @@ def integers(name: str, values: IntegersLike | int, size: int | None = None, sin
     if isinstance(values, int | np.integer) and not isinstance(values, bool):
         if size is None or not single:
             raise TypeError(f"{name} must be a one-dimensional array of integers; got the single number {values}")
-        return torch.full((size,), max(-1, min(int(values), 2**62)), dtype=torch.int64)
+        _refuse_wide(name, int(values), int(values))
+        return torch.full((size,), int(values), dtype=torch.int64)
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, OverflowError) as error:
@@ -54,6 +56,9 @@ def integers(name: str, values: IntegersLike | int, size: int | None = None, sin
         tensor = tensor.to(torch.int64)  # an empty list has no type of its own
     if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(f"{name} must hold integers; got {tensor.dtype}")
+    if tensor.dtype == torch.uint64 and tensor.numel():
+        array = tensor.cpu().numpy()
+        _refuse_wide(name, int(array.min()), int(array.max()))
     if tensor.ndim == 0 and size is not None and single:
         tensor = tensor.expand(size)
     if tensor.ndim != 1:
@@ -124,15 +129,40 @@ def raise_deferred(found: Tensor, num_prompts: int) -> None:
     raise IndexError(message) if code == 1 else ValueError(message)
 
 
+def number(name: str, value: float) -> None:
+    """TypeError unless `value` is a real number (numpy's too); booleans are none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
+
+
 def group_size(name: str, trials: int) -> int:
     """A number of rollouts of one prompt: an integer in [1, 2**31)."""
     return integer(name, trials, 1, MAX_TRIALS)
 
 
+def group_sizes(name: str, trials: Tensor, size: int) -> Tensor:
+    """Rollouts of each of `size` prompts, as (size,) int64; values on an accelerator are the caller's business."""
+    tensor = integers(name, trials)
+    if tensor.numel() != size:
+        raise ValueError(f"{name} must have {size} entries, one for each prompt asked about; got {tensor.numel()}")
+    if tensor.device.type == "cpu":
+        bad = (tensor < 1) | (tensor > MAX_TRIALS)
+        _refuse_first(tensor, bad, ValueError, name, "must be at least 1 and at most 2**31 - 1")
+    return tensor
+
+
+def usable_device(name: str, device: torch.device | str) -> torch.device:
+    """The device, or a ValueError that says why torch has none of that name here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} must be one that torch can use here; got {device!r}: {reason}") from error
+
+
 def elapsed_time(elapsed: float) -> float:
     """Time that passes in one `advance`: finite and not negative."""
-    if isinstance(elapsed, bool) or not isinstance(elapsed, int | float | np.floating | np.integer):
-        raise TypeError(f"elapsed must be a number; got {type(elapsed).__name__}")
+    number("elapsed", elapsed)
     if not math.isfinite(elapsed) or elapsed < 0:
         raise ValueError(f"elapsed must be finite and at least 0; got {elapsed}")
     return float(elapsed)
@@ -159,6 +189,12 @@ def counts_from_rewards(
         raise ValueError(f"rewards[{row}, {column}] = {float(values[row, column])} must be finite and lie in [0, 1]")
     # Compared in the rewards' own precision: float32(0.9) is below the float64 0.9.
     return (tensor >= threshold).sum(1), tensor.shape[1]
+
+
+def _refuse_wide(name: str, least: int, most: int) -> None:
+    if least < -(2**63) or most >= 2**63:
+        wide = least if least < -(2**63) else most
+        raise ValueError(f"{name} must hold integers of 64 bits, in [-2**63, 2**63); got {wide}")
 
 
 def _refuse_first(values: Tensor, bad: Tensor, kind: type[Exception], name: str, accepted: str) -> None:

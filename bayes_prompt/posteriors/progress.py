@@ -95,7 +95,8 @@ class ProgressPosterior(Posterior):
     def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """P(0 < successes < trials), (N,) or (B,). Under the published emission belief[:, 1], and 0 for one trial."""
         if isinstance(trials, Tensor):
-            return (self._informative_each(trials) * self._rows(index)).sum(0)
+            belief = self._rows(index)
+            return (self._informative_each(checks.group_sizes("trials", trials, belief.shape[1])) * belief).sum(0)
         trials = checks.group_size("trials", trials)
         if trials not in self._informative:
             self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
@@ -127,7 +128,7 @@ class ProgressPosterior(Posterior):
 
     def _informative_each(self, trials: Tensor) -> Tensor:
         """P(0 < successes < trials | state) for trials (M,), as (K, M)."""
-        trials = checks.integers("trials", trials).to(self.device)
+        trials = trials.to(self.device)
         ends = [self._emission.log_likelihood(end, trials).exp() for end in (torch.zeros_like(trials), trials)]
         mixed = (1 - ends[0] - ends[1]).clamp(min=0).masked_fill((trials == 1)[:, None], 0)
         return mixed.T.to(self.dtype)
@@ -203,7 +204,7 @@ class ProgressPosterior(Posterior):
 
     def _per_prompt(self, name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A prior for each prompt, checked, in the kernels' order: the prompts last."""
-        values = torch.as_tensor(values)
+        values = model_checks.real(name, values)
         if tuple(values.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}; got {tuple(values.shape)}")
         wide = values.to(torch.float64)
