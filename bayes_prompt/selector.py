@@ -150,15 +150,7 @@ class PromptSelector:
             IndexError, TypeError, ValueError: named after the first bad argument and row; nothing has changed then.
         """
         with self._lock:
-            rows = self._rows(index, ids)
-            if rewards is not None:
-                if successes is not None or trials is not None:
-                    raise ValueError("give rewards, or successes and trials, not both")
-                successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, rows.numel())
-            elif successes is None or trials is None:
-                raise ValueError("give rewards of shape (B, G), or both successes and trials")
-            self.posterior.observe(*checks.counts(rows, successes, trials, self.num_prompts))
-            self._in_flight.land(rows.tolist())
+            self._in_flight.land(self._observe(index, rewards, ids, successes, trials))
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one training step pass. `elapsed` scales the forgetting; finite and at least 0."""
@@ -178,11 +170,13 @@ class PromptSelector:
         trials: IntegersLike | int | None = None,
         elapsed: float = 1.0,
     ) -> None:
-        """`observe`, then `advance`; arguments, shapes and errors of the two."""
+        """`observe`, then `advance`; arguments, shapes and errors of the two. If it fails, nothing was observed."""
         with self._lock:
             checks.elapsed_time(elapsed)
-            self.observe(index, rewards, ids=ids, successes=successes, trials=trials)
-            self.advance(elapsed)
+            with self.posterior.all_or_nothing():
+                rows = self._observe(index, rewards, ids, successes, trials)
+                self.advance(elapsed)
+            self._in_flight.land(rows)
 
     def release(self, index: IntegersLike | None = None, *, ids: Sequence[Hashable] | None = None) -> None:
         """Give back picks that will never be rolled out: rows (B,) or ids (B,). ValueError where one is not out."""
@@ -369,6 +363,25 @@ class PromptSelector:
             prompt = int(picked.cpu()[values.isnan()][0])
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
         return picked.tolist(), float(values[-1])
+
+    def _observe(
+        self,
+        index: IntegersLike | None,
+        rewards: RewardsLike | None,
+        ids: Sequence[Hashable] | None,
+        successes: IntegersLike | None,
+        trials: IntegersLike | int | None,
+    ) -> list[int]:
+        """Hand counts to the posterior; the rows that they are of."""
+        rows = self._rows(index, ids)
+        if rewards is not None:
+            if successes is not None or trials is not None:
+                raise ValueError("give rewards, or successes and trials, not both")
+            successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, rows.numel())
+        elif successes is None or trials is None:
+            raise ValueError("give rewards of shape (B, G), or both successes and trials")
+        self.posterior.observe(*checks.counts(rows, successes, trials, self.num_prompts))
+        return rows.tolist()
 
     def _reuse(self, wanted: int, mask: Tensor | None, taken: set[int]) -> list[int]:
         """Prompts that are out already, longest out first, to fill a pick that would be too short."""

@@ -152,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", choices=TARGETS, action="append", help="may be repeated; default: all")
     parser.add_argument("--operation", help="default: all")
     options = parser.parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    import triton
+
+    if triton.knobs.runtime.interpret:
         parser.error("kernels cannot be compiled while TRITON_INTERPRET=1: unset it")
     chosen = variants(options.operation)
     if not chosen:

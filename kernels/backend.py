@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
+import sys
 import warnings
 from functools import cache
 from types import ModuleType
@@ -57,11 +57,20 @@ def _obstacle(backend: str, device: torch.device) -> str | None:
     if backend == "triton":
         if not _installed("triton"):
             return "triton is not installed"
-        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        if device.type == "cpu" and not _interpreted():
             return "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1 before Triton kernels are imported"
         if device.type not in ("cpu", "cuda"):
             return "it works on CUDA and ROCm devices only"
     return None
+
+
+def _interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter: it is asked for, and was before any of them was imported."""
+    import triton
+
+    imported = [module for name, module in list(sys.modules.items()) if name.startswith(f"{__package__}.")]
+    compiled = any(isinstance(value, triton.JITFunction) for module in imported for value in vars(module).values())
+    return bool(triton.knobs.runtime.interpret) and not compiled
 
 
 @cache

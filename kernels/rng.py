@@ -36,14 +36,17 @@ PROMPT_LIMIT = 2**62
 ATTEMPT_LIMIT = 2**24
 
 
-def check(seed: int, step: int, first_prompt: int = 0) -> None:
-    """Raise ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32 and 0 <= first_prompt < 2**62.
+def check(seed: int, step: int, first_prompt: int = 0) -> tuple[int, int, int]:
+    """The three as Python's own integers: kernels do not take numpy's.
 
-    Raises TypeError where one is no integer.
+    Raises ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32 and 0 <= first_prompt < 2**62, TypeError where one is
+    no integer.
     """
-    _check("seed", seed, SEED_LIMIT)
-    _check("step", step, STEP_LIMIT)
-    _check("first_prompt", first_prompt, PROMPT_LIMIT)
+    return (
+        _check("seed", seed, SEED_LIMIT),
+        _check("step", step, STEP_LIMIT),
+        _check("first_prompt", first_prompt, PROMPT_LIMIT),
+    )
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
@@ -64,9 +67,8 @@ def words(seed: int, step: int, prompts: Tensor, stream: int, attempt: int = 0) 
     Returns four int64 tensors of that shape with values in [0, 2**32). Raises ValueError when seed, step, stream or
     attempt is out of range, TypeError when one is no integer or `prompts` is not int64.
     """
-    check(seed, step)
-    _check("stream", stream, 2**8)
-    _check("attempt", attempt, ATTEMPT_LIMIT)
+    seed, step, _ = check(seed, step)
+    stream, attempt = _check("stream", stream, 2**8), _check("attempt", attempt, ATTEMPT_LIMIT)
     if prompts.dtype != torch.int64:
         raise TypeError(f"prompts must be an int64 tensor, got {prompts.dtype}")
     counter = (
@@ -90,10 +92,11 @@ def tie_keys(seed: int, step: int, prompts: Tensor) -> Tensor:
     return w0 << 31 | w1 >> 1
 
 
-def _check(name: str, value: int, limit: int) -> None:
+def _check(name: str, value: int, limit: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not 0 <= number < limit:
         raise ValueError(f"{name} must be in [0, 2**{limit.bit_length() - 1}), got {number}")
+    return number

@@ -7,10 +7,13 @@ forks (GNU OpenMP), both of which a trainer does; and a kernel without them comp
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -21,14 +24,24 @@ MIN_ROWS = 1 << 14  # below this a range is not worth handing to a thread (tens 
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba when first called: releases the GIL, IEEE arithmetic, cached on disk where there is a place.
-
-    The cache of a kernel knows its own source file only: after a change to a function of another file, touch it.
-    """
+    """Compile with numba when first called: releases the GIL, IEEE arithmetic, cached on disk where there is a place."""
     try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        kernel = numba.njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # nowhere to write: numba raises already here
         return numba.njit(function, nogil=True, error_model="numpy")
+    # Numba asks whether the kernel's own file has changed. It is made of functions of other files as well.
+    file = kernel._cache._cache_file
+    file._source_stamp = (file._source_stamp, _sources())
+    return kernel
+
+
+@cache
+def _sources() -> str:
+    """A digest of the sources of all kernels."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,10 +60,15 @@ def over_rows(rows: int, task: Callable[[int, int], Result], pieces_a_thread: in
         return [task(0, rows)]
     pieces = threads * pieces_a_thread
     edges = [rows * piece // pieces for piece in range(pieces + 1)]
-    return list(_pool(os.getpid(), threads).map(task, edges[:-1], edges[1:]))
+    pool = _pool(os.getpid(), torch.get_num_threads())
+    tasks = [pool.submit(task, start, stop) for start, stop in itertools.pairwise(edges)]
+    try:
+        return [each.result() for each in tasks]
+    finally:  # an interrupted caller must not find its arrays still being written
+        wait(tasks)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # One for each process: a forked child has none of its parent's threads.
+    # One for each process: a forked child has none of its parent's threads. The threads of a pool that is dropped end.
     return ThreadPoolExecutor(threads, thread_name_prefix="bayes_prompt")

@@ -98,7 +98,7 @@ def test_posteriors_refuse_the_same(call: str, arguments: dict[str, Any], kind: 
         assert same(before, posterior.state_dict())
 
 
-@pytest.mark.parametrize("elapsed", [-1.0, NAN, INF])
+@pytest.mark.parametrize("elapsed", [-1.0, NAN, INF, 10**400])
 def test_bad_elapsed(elapsed: float) -> None:
     selector = make()
     before = selector.state_dict()
@@ -221,14 +221,14 @@ def test_deferred_checks_raise_at_the_next_read(
     arguments: dict[str, Any], kind: type[Exception], message: str, advances: int
 ) -> None:
     posterior, other = bp.SolvingProgress().posterior(10), bp.SolvingProgress().posterior(10)
-    posterior._defer_checks = True
+    posterior._defers_checks = lambda index: True  # type: ignore[method-assign]
     for each in (posterior, other):
         each.observe([3, 4], [0, 2], 2)
     posterior.observe(**arguments)  # does not raise, and does not count
     for each in (posterior, other):
         for _ in range(advances):
             each.advance()
-    with pytest.raises(kind, match="of an earlier call .*that call was left out"):
+    with pytest.raises(kind, match=r"of an earlier call .*that call was left out"):
         _ = posterior.log_evidence
     assert same(other.state_dict(), posterior.state_dict())
     bp.SolvingProgress().posterior(10).load_state_dict(posterior.state_dict())

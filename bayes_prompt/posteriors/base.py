@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -72,7 +73,6 @@ class Posterior(ABC):
         self.backend = backends.resolve(backend, self.device)
         self.step = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._defer_checks = self.device.type == "cuda"
         # One row more than there are prompts: observations refused on the device land there and are never looked at.
         self._slot = torch.full((num_prompts + 1,), -1, dtype=torch.int32, device=self.device)
         self._counters: dict[str, Tensor] = {
@@ -100,8 +100,7 @@ class Posterior(ABC):
             IndexError: a row outside [0, N). TypeError: not integers. ValueError: wrong shape, or counts out of range.
             Counts that live on a CUDA device are checked there; a bad call is left out and raises at the next read.
         """
-        on_device = isinstance(index, Tensor) and index.device.type != "cpu"
-        if self._defer_checks and (on_device or self.device.type == "cpu"):
+        if self._defers_checks(index):
             index_ = checks.integers("index", index).to(self.device)
             size = index_.numel()
             successes_ = checks.integers("successes", successes, size).to(self.device)
@@ -124,8 +123,10 @@ class Posterior(ABC):
         counts = self._counts(self._pending)
         rows = counts.index.clamp(max=self.num_prompts - 1)
         self._slot[counts.index] = counts.first.to(torch.int32)
-        self._apply(counts, self._slot[:-1], elapsed)
-        self._slot[counts.index] = -1
+        try:
+            self._apply(counts, self._slot[:-1], elapsed)
+        finally:  # a slot that stayed would point into the table of another step
+            self._slot[counts.index] = -1
         ones = counts.leader.to(torch.int32)
         self._counters["visits"].index_add_(0, rows, ones)
         self._counters["solved"].index_add_(0, rows, ones * (counts.successes == counts.trials))
@@ -138,10 +139,21 @@ class Posterior(ABC):
     def update(
         self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
     ) -> None:
-        """`observe`, then `advance`; the same arguments, shapes and errors."""
+        """`observe`, then `advance`; the same arguments, shapes and errors. If it fails, nothing was observed."""
         elapsed = checks.elapsed_time(elapsed)
-        self.observe(index, successes, trials)
-        self.advance(elapsed)
+        with self.all_or_nothing():
+            self.observe(index, successes, trials)
+            self.advance(elapsed)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """A block that takes back what it observed, (B,) counts in each call, where it fails: it may be tried again."""
+        waiting = len(self._pending)
+        try:
+            yield
+        except BaseException:
+            del self._pending[waiting:]
+            raise
 
     def warm_start(self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int) -> None:
         """Known pass rates as observations made before training: shapes and errors as in `observe`.
@@ -309,6 +321,11 @@ class Posterior(ABC):
             return index
         return checks.rows("index", index, self.num_prompts).to(self.device)
 
+    def _average(self, table: Tensor, belief: Tensor) -> Tensor:
+        """A figure of each state (K,) averaged over beliefs (K, M), as (M,), in full precision wherever it is called."""
+        with torch.autocast(self.device.type, enabled=False):
+            return table @ belief
+
     def _kernel(self, operation: str) -> ModuleType:
         return backends.load(operation, self.backend)
 
@@ -316,9 +333,14 @@ class Posterior(ABC):
         self._raise_refused()
         return self._counters[name]
 
+    @staticmethod
+    def _defers_checks(index: IntegersLike) -> bool:
+        """Whether counts are checked where they live, on a device that must not be waited for."""
+        return isinstance(index, Tensor) and index.device.type != "cpu"
+
     def _raise_refused(self) -> None:
         """Raise what a check on the device found; the refused call itself is then gone."""
-        if self._defer_checks and bool(self._counters["refused"][0]):
+        if bool(self._counters["refused"][0]):
             kept = [entries for entries in self._pending if not bool((entries[0] == self.num_prompts).any())]
             self._pending = kept
             checks.raise_deferred(self._counters["refused"], self.num_prompts)

@@ -163,9 +163,13 @@ def usable_device(name: str, device: torch.device | str) -> torch.device:
 def elapsed_time(elapsed: float) -> float:
     """Time that passes in one `advance`: finite and not negative."""
     number("elapsed", elapsed)
-    if not math.isfinite(elapsed) or elapsed < 0:
-        raise ValueError(f"elapsed must be finite and at least 0; got {elapsed}")
-    return float(elapsed)
+    try:
+        time = float(elapsed)
+    except OverflowError:
+        time = math.inf
+    if not math.isfinite(time) or time < 0:
+        raise ValueError(f"elapsed must be finite and at least 0; got {time}")
+    return time
 
 
 def counts_from_rewards(

@@ -12,6 +12,7 @@ from torch import Tensor
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
 from bayes_prompt.models import checks as model_checks
+from bayes_prompt.models.emission import check_table
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
@@ -71,6 +72,7 @@ class ProgressPosterior(Posterior):
         self._rate_tables = {
             name: getattr(rates, name).to(self.device, dtype) for name in ("low", "high", "alpha", "beta")
         }
+        self._has_points = torch.equal(rates.low, rates.high)  # every state is one success rate
         self._informative: dict[int, Tensor] = {}  # by group size: the same few are asked for at every step
         self._mean_rate = self._emission.mean_rate().to(self.device, dtype)
         self._reward_variance = self._emission.reward_variance().to(self.device, dtype)
@@ -90,7 +92,7 @@ class ProgressPosterior(Posterior):
 
     def success_rate(self, index: Tensor | None = None) -> Tensor:
         """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
-        return self._mean_rate @ self._rows(index)
+        return self._average(self._mean_rate, self._rows(index))
 
     def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """P(0 < successes < trials), (N,) or (B,). Under the published emission belief[:, 1], and 0 for one trial."""
@@ -100,11 +102,11 @@ class ProgressPosterior(Posterior):
         trials = checks.group_size("trials", trials)
         if trials not in self._informative:
             self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
-        return self._informative[trials] @ self._rows(index)
+        return self._average(self._informative[trials], self._rows(index))
 
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
         """E[p (1 - p)], (N,), or (B,) for the rows `index`."""
-        return self._reward_variance @ self._rows(index)
+        return self._average(self._reward_variance, self._rows(index))
 
     def entropy(self, index: Tensor | None = None) -> Tensor:
         """Shannon entropy of the belief over states in nats, (N,) or (B,), between 0 and log K."""
@@ -117,7 +119,7 @@ class ProgressPosterior(Posterior):
         state = torch.empty(self.num_prompts, dtype=torch.int64, device=self.device)
         thompson.sample_state(self._belief, seed, step, self.first_prompt, state)
         low, high, alpha, beta = (self._rate_tables[name] for name in ("low", "high", "alpha", "beta"))
-        if torch.equal(low, high):
+        if self._has_points:
             return low[state]
         within = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
         thompson.sample_beta(alpha[state], beta[state], seed, step, self.first_prompt, within)
@@ -158,11 +160,11 @@ class ProgressPosterior(Posterior):
             raise CheckpointError("posterior.tensors.concentration has a row without a positive entry")
 
     def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
-        log_likelihood = self._emission.event_log_likelihood(counts.successes, counts.trials)
+        log_likelihood = self._event_log_likelihood(counts.successes, counts.trials)
         # A row's largest likelihood becomes 1, so that many trials cannot underflow; the evidence takes it back.
         scale = log_likelihood.amax(1)
         # A count that no state can produce says nothing about the state, and was not expected.
-        absurd = scale == -torch.inf
+        absurd = ~torch.isfinite(scale)
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self.dtype)
         evidence = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
@@ -191,7 +193,7 @@ class ProgressPosterior(Posterior):
 
     def _warm_start(self, counts: Counts) -> None:
         rows, keep = counts.index[counts.leader], counts.leader
-        likelihood = self._emission.event_log_likelihood(counts.successes[keep], counts.trials[keep])
+        likelihood = self._event_log_likelihood(counts.successes[keep], counts.trials[keep])
         largest = likelihood.amax(1, keepdim=True)
         likelihood = torch.where(largest == -torch.inf, 0, likelihood - largest).exp().T
         weight = self._belief[:, rows].double() * likelihood
@@ -202,9 +204,15 @@ class ProgressPosterior(Posterior):
         self._posterior[:, rows] = state.to(self.dtype)
         self._belief[:, rows] = (state[:, None] * transition).sum(0).to(self.dtype)
 
+    def _event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""
+        table = self._emission.event_log_likelihood(successes, trials)
+        check_table(self._emission, table, successes, trials)
+        return table
+
     def _per_prompt(self, name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A prior for each prompt, checked, in the kernels' order: the prompts last."""
-        values = model_checks.real(name, values)
+        values = model_checks.real(name, values).detach()
         if tuple(values.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}; got {tuple(values.shape)}")
         wide = values.to(torch.float64)

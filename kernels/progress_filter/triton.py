@@ -126,13 +126,17 @@ def _advance(  # type: ignore[no-untyped-def]
             for j in range(K):
                 place = tl.cast(j, tl.int64) * stride + row
                 leaving = zero
-                arriving = zero
+                moves = ()
                 for i in tl.static_range(K):
                     cell = (tl.cast(j, tl.int64) * K + i) * stride + row
                     c = tl.load(concentration + cell, mask=observed, other=1.0)
+                    moves += (c,)
                     leaving += c
-                    arriving += c * seen[i]
-                x += tl.load(posterior + place, mask=observed, other=0.0) * (arriving / leaving)
+                # As below, the probability first: a small concentration times a small likelihood would underflow.
+                arriving = zero
+                for i in tl.static_range(K):
+                    arriving += moves[i] / leaving * seen[i]
+                x += tl.load(posterior + place, mask=observed, other=0.0) * arriving
         flags += tl.where(x > TINY, 0, _IMPOSSIBLE)
         tl.debug_barrier()  # no thread may overwrite what another could still have to read
     tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)

@@ -31,7 +31,7 @@ PIECES_A_THREAD = 8  # evens out threads that the machine does not schedule alik
 
 def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_beta`."""
-    check_beta(alpha, beta, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_beta(alpha, beta, seed, step, first_prompt, out)
     a, b, draws = alpha.detach().numpy(), beta.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:
@@ -42,7 +42,7 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
 
 def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_state`."""
-    check_state(belief, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_state(belief, seed, step, first_prompt, out)
     beliefs, states = belief.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:

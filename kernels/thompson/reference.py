@@ -29,7 +29,7 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
     Raises TypeError or ValueError for tensors of another dtype or shape, and when seed, step or first_prompt is out of
     range.
     """
-    check_beta(alpha, beta, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_beta(alpha, beta, seed, step, first_prompt, out)
     prompts = prompt_numbers(first_prompt, len(alpha), alpha)
     a, b = alpha.double().clamp_min(MIN_SHAPE), beta.double().clamp_min(MIN_SHAPE)
     (d_a, c_a), (d_b, c_b) = _constants(a), _constants(b)
@@ -64,7 +64,7 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
     state of belief 0 is never drawn, and a column without a positive belief gives -1.
     Raises TypeError or ValueError as `sample_beta` does.
     """
-    check_state(belief, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_state(belief, seed, step, first_prompt, out)
     prompts = prompt_numbers(first_prompt, belief.shape[1], belief)
     word, _, _, _ = rng.words(seed, step, prompts, rng.STATE)
     cumulative = belief.double().cumsum(0)

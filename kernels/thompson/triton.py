@@ -12,10 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from bayes_prompt.kernels import rng_triton, thompson
+from bayes_prompt.kernels.launch import warps
 from bayes_prompt.kernels.thompson import check_beta, check_state
 
 BLOCK = 256
-NUM_WARPS = 4
+THREADS = 128
 _MAX_ATTEMPTS = tl.constexpr(thompson.MAX_ATTEMPTS)
 _MIN_SHAPE = tl.constexpr(thompson.MIN_SHAPE)
 _TERMS = tl.constexpr(thompson.SERIES_TERMS)
@@ -23,7 +24,7 @@ _TERMS = tl.constexpr(thompson.SERIES_TERMS)
 
 def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_beta`."""
-    check_beta(alpha, beta, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_beta(alpha, beta, seed, step, first_prompt, out)
     if len(alpha) == 0:
         return
     with torch.cuda.device_of(alpha):
@@ -37,13 +38,13 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
             first_prompt,
             **precision(alpha.dtype),
             BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
+            num_warps=warps(THREADS),
         )
 
 
 def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_state`."""
-    check_state(belief, seed, step, first_prompt, out)
+    seed, step, first_prompt = check_state(belief, seed, step, first_prompt, out)
     if len(out) == 0:
         return
     with torch.cuda.device_of(belief):
@@ -57,7 +58,7 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
             first_prompt,
             NUM_STATES=len(belief),
             BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
+            num_warps=warps(THREADS),
         )
 
 
@@ -199,13 +200,13 @@ def _sample_state(  # type: ignore[no-untyped-def]
 def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, str], dict[str, float], int]:
     pointers = dict.fromkeys(("alpha", "beta", "out"), f"*{scalar}")
     numbers = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
-    return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, NUM_WARPS
+    return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, THREADS // 32
 
 
 def _state_variant(scalar: str, states: int) -> tuple[object, dict[str, str], dict[str, float], int]:
     sizes = ("num_prompts", "state_stride", "prompt_stride", "seed", "step", "first_prompt")
     signature = {"belief": f"*{scalar}", "out": "*i64"} | dict.fromkeys(sizes, "i64")
-    return _sample_state, signature, {"NUM_STATES": states, "BLOCK": BLOCK}, NUM_WARPS
+    return _sample_state, signature, {"NUM_STATES": states, "BLOCK": BLOCK}, THREADS // 32
 
 
 AHEAD_OF_TIME = [

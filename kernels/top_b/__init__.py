@@ -10,11 +10,15 @@ from bayes_prompt.kernels.arguments import check_layout
 
 def check_arguments(
     scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int
-) -> None:
-    """Raise TypeError or ValueError unless the arguments of `top_b` have its types, shapes and ranges."""
-    rng.check(seed, step, first_prompt)
+) -> tuple[int, int, int]:
+    """Seed, step and first prompt as Python's own integers.
+
+    Raises TypeError or ValueError unless the arguments of `top_b` have its types, shapes and ranges.
+    """
+    numbers = rng.check(seed, step, first_prompt)
     check_layout("scores", scores, (scores.numel(),), scores)
     if allowed is not None:
         check_layout("allowed", allowed, (scores.numel(),), scores, dtype="bool")
     if batch < 0:
         raise ValueError(f"batch must not be negative, got {batch}")
+    return numbers

@@ -20,7 +20,7 @@ _BLOCK = 128
 
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
     """See `reference.top_b`."""
-    check_arguments(scores, allowed, batch, seed, step, first_prompt)
+    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt)
     value = scores.detach().numpy()
     mask = None if allowed is None else allowed.numpy()
 

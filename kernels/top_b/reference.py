@@ -19,7 +19,7 @@ def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: i
     scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. Raises ValueError when batch is negative
     or seed, step or first_prompt is out of range.
     """
-    check_arguments(scores, allowed, batch, seed, step, first_prompt)
+    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt)
     rows = torch.arange(len(scores)) if allowed is None else allowed.cpu().nonzero().squeeze(1)
     value = scores.detach().cpu()[rows].double().numpy()
     keys = rng.tie_keys(seed, step, first_prompt + rows).numpy()

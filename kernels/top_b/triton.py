@@ -17,17 +17,18 @@ import triton.language as tl
 from torch import Tensor
 
 from bayes_prompt.kernels import rng_triton
+from bayes_prompt.kernels.launch import warps
 from bayes_prompt.kernels.top_b import check_arguments
 
-COUNT = {"BLOCK": 4096, "num_warps": 8}
-GATHER = {"BLOCK": 1024, "num_warps": 4}  # it holds keys, ranks and rows at once
+COUNT_BLOCK, COUNT_THREADS = 4096, 256
+GATHER_BLOCK, GATHER_THREADS = 1024, 128  # it holds keys, ranks and rows at once
 LAST = 2**63 - 1
 RANK, KEY, ROW = 0, 1, 2
 
 
 def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
     """See `reference.top_b`."""
-    check_arguments(scores, allowed, batch, seed, step, first_prompt)
+    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt)
     rows = len(scores)
     found = torch.full((3, batch), LAST, dtype=torch.int64, device=scores.device)
     if batch == 0 or rows == 0:
@@ -50,11 +51,13 @@ def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: i
     with torch.cuda.device_of(scores):
         before = (RANK, 0)
         for number, (word, shift) in enumerate(digits):
-            grid = (triton.cdiv(rows, COUNT["BLOCK"]),)
-            _count[grid](*common, *numbers, number, *before, shift, WORD=word, MASKED=masked, **COUNT)
+            launch = {"BLOCK": COUNT_BLOCK, "num_warps": warps(COUNT_THREADS)}
+            grid = (triton.cdiv(rows, COUNT_BLOCK),)
+            _count[grid](*common, *numbers, number, *before, shift, WORD=word, MASKED=masked, **launch)
             before = (word, shift)
-        grid = (triton.cdiv(rows, GATHER["BLOCK"]),)
-        _gather[grid](*common, *numbers, len(digits), *before, found, filled, batch, MASKED=masked, **GATHER)
+        launch = {"BLOCK": GATHER_BLOCK, "num_warps": warps(GATHER_THREADS)}
+        grid = (triton.cdiv(rows, GATHER_BLOCK),)
+        _gather[grid](*common, *numbers, len(digits), *before, found, filled, batch, MASKED=masked, **launch)
     for word in (ROW, KEY, RANK):  # stable sorts, the least significant word first
         found = found[:, found[word].argsort(stable=True)]
     return torch.where(found[ROW] == LAST, -1, found[ROW])
@@ -204,9 +207,9 @@ def _variant(scalar: str, word: int | None, masked: bool) -> tuple[object, dict[
     sizes = ["num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before"]
     if word is None:
         types = pointers | dict.fromkeys(sizes, "i64") | {"found": "*i64", "filled": "*i64", "batch": "i64"}
-        return _gather, types, {"MASKED": masked, "BLOCK": GATHER["BLOCK"]}, GATHER["num_warps"]
+        return _gather, types, {"MASKED": masked, "BLOCK": GATHER_BLOCK}, GATHER_THREADS // 32
     types = pointers | dict.fromkeys([*sizes, "shift"], "i64")
-    return _count, types, {"WORD": word, "MASKED": masked, "BLOCK": COUNT["BLOCK"]}, COUNT["num_warps"]
+    return _count, types, {"WORD": word, "MASKED": masked, "BLOCK": COUNT_BLOCK}, COUNT_THREADS // 32
 
 
 AHEAD_OF_TIME = [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -42,6 +45,18 @@ def test_an_explicit_choice_is_kept_or_refused(fresh: pytest.MonkeyPatch, name: 
     with pytest.raises(backend.BackendUnavailable, match=reason):
         backend.resolve(name, device)
     assert backend.resolve("reference", device) == "reference"
+
+
+def test_kernels_that_were_imported_without_the_interpreter_do_not_run_in_it() -> None:
+    code = (
+        "import os, bayes_prompt.kernels.progress_filter.triton, bayes_prompt.kernels.backend as backend\n"
+        "os.environ['TRITON_INTERPRET'] = '1'\n"
+        "try: backend.resolve('triton', 'cpu')\n"
+        "except backend.BackendUnavailable as error: print(error)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "before Triton kernels are imported" in done.stdout
 
 
 def test_unknown_names_are_refused() -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import itertools
 import os
 import threading
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from bayes_prompt.kernels import threads
 from bayes_prompt.kernels.threads import MIN_ROWS, compiled, over_rows
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("rows", [0, 1, MIN_ROWS - 1, 2 * MIN_ROWS, 7 * MIN_ROWS + 3])
 @pytest.mark.parametrize("pieces", [1, 4])
-def test_ranges_make_up_the_rows(monkeypatch: pytest.MonkeyPatch, threads: int, rows: int, pieces: int) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_ranges_make_up_the_rows(monkeypatch: pytest.MonkeyPatch, count: int, rows: int, pieces: int) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     ranges = over_rows(rows, lambda start, stop: (start, stop), pieces)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == rows
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(ranges))
-    assert len(ranges) == 1 or len(ranges) == pieces * min(threads, rows // MIN_ROWS)
+    assert len(ranges) == 1 or len(ranges) == pieces * min(count, rows // MIN_ROWS)
 
 
 def test_as_many_threads_as_torch_uses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +62,56 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch
             os._exit(status)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_cache_from_before_a_change_to_any_kernel_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "kernel.py"
+    source.write_text("def double(x):\n    return 2 * x\n")
+
+    def compile_anew() -> Any:
+        spec = importlib.util.spec_from_file_location("kernel", source)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        kernel = threads.compiled(module.double)
+        assert kernel(21) == 42
+        return kernel
+
+    assert not compile_anew().stats.cache_hits
+    assert compile_anew().stats.cache_hits
+    monkeypatch.setattr(threads, "_sources", lambda: "another digest")  # as after a change to a file of kernels/
+    assert not compile_anew().stats.cache_hits
+    assert compile_anew().stats.cache_hits
+
+
+def test_threads_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    for count in (2, 3, 4, 5, 4, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        for rows in (2 * MIN_ROWS, 9 * MIN_ROWS):
+            over_rows(rows, lambda start, stop: None)
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before + 5 and time.monotonic() < deadline:
+        time.sleep(0.01)  # threads of a pool that was dropped take a moment to end
+    assert threading.active_count() <= before + 5
+
+
+def test_a_failed_range_leaves_no_other_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    finished = threading.Event()
+
+    def task(start: int, stop: int) -> None:
+        if start == 0:
+            raise ValueError("at once")
+        time.sleep(0.2)
+        finished.set()
+
+    with pytest.raises(ValueError, match="at once"):
+        over_rows(2 * MIN_ROWS, task)
+    assert finished.is_set()
 
 
 def test_a_function_without_a_place_for_its_cache_is_compiled_all_the_same() -> None:

@@ -29,8 +29,8 @@ INF = float("inf")
 def narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several programs even for the small pools that the interpreter can afford."""
     if not torch.cuda.is_available():
-        monkeypatch.setitem(top_b_triton.COUNT, "BLOCK", 512)
-        monkeypatch.setitem(top_b_triton.GATHER, "BLOCK", 512)
+        monkeypatch.setattr(top_b_triton, "COUNT_BLOCK", 512)
+        monkeypatch.setattr(top_b_triton, "GATHER_BLOCK", 512)
 
 
 def top_b(

@@ -18,7 +18,6 @@ from bayes_prompt.errors import CannotLower
 from bayes_prompt.models.emission import (
     BetaBinomialEmission,
     CountDistribution,
-    Degenerate,
     Emission,
     PartitionEmission,
     PublishedEmission,
@@ -85,7 +84,6 @@ def test_an_event_and_its_correction_make_the_count(emission: Emission) -> None:
 
 def test_published_emission_reads_the_state_off_the_group() -> None:
     emission = PublishedEmission()
-    assert Degenerate is PublishedEmission
     successes, trials = torch.tensor([0, 1, 7, 8, 0, 1]), torch.tensor([8, 8, 8, 8, 1, 1])
     impossible = -math.inf
     unsolved, partial, solved = (

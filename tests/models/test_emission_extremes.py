@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayes_prompt.models.emission import BetaBinomialEmission, PartitionEmission, PublishedEmission, check_possible
+import bayes_prompt as bp
+from bayes_prompt.models.emission import BetaBinomialEmission, PartitionEmission, PublishedEmission, check_table
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -65,17 +66,29 @@ class Fixed(PublishedEmission):
         return self.table  # type: ignore[attr-defined,no-any-return]
 
 
-def test_some_state_must_produce_each_count() -> None:
+def test_an_emission_that_gives_no_log_likelihoods_changes_nothing() -> None:
     successes, trials = torch.tensor([0, 3]), torch.tensor([4, 8])
-    for emission in (PublishedEmission(), PartitionEmission([0.0, 0.0, 1.0, 1.0])):
-        check_possible(emission, emission.event_log_likelihood(successes, trials), successes, trials)
     never, nan = -math.inf, math.nan
-    for row in ([never, never, never], [0.0, nan, never], [0.0, math.inf, 0.0]):
+    for emission in (PublishedEmission(), PartitionEmission([0.0, 0.0, 1.0, 1.0]), Fixed([never] * 3, [0.0] * 3)):
+        check_table(emission, emission.event_log_likelihood(successes, trials), successes, trials)
+    for row in ([0.0, nan, never], [nan, nan, nan], [0.0, math.inf, 0.0]):
         broken = Fixed([0.0, never, never], row)
-        with pytest.raises(ValueError, match=r"emission Fixed must let at least one state .* 3 of 8 \(row 1\) has"):
-            check_possible(broken, broken.event_log_likelihood(successes, trials), successes, trials)
+        posterior = bp.SolvingProgress(emission=broken).posterior(2)
+        selector = bp.PromptSelector(posterior, bp.acquisition.PartialProbability(), batch_size=2)
+        index = selector.select()
+        before = selector.state_dict()
+        for update in (posterior.update, posterior.warm_start):
+            with pytest.raises(ValueError, match=r"emission Fixed must give finite .*, or -inf; 3 of 8 \(row 1\) has"):
+                update([0, 1], successes, trials)
+        with pytest.raises(ValueError, match="emission Fixed must give finite"):
+            selector.update(index, successes=successes, trials=trials)
+        assert str(before) == str(selector.state_dict())
+        posterior.observe([0, 1], successes, trials)
+        with pytest.raises(ValueError, match="emission Fixed must give finite"):
+            posterior.advance()
+        assert posterior._slot.eq(-1).all() and torch.equal(posterior.pending()[1], successes)  # still waiting
     with pytest.raises(ValueError, match=r"emission Fixed must give log likelihoods of shape \(2, 3\); got \(1, 3\)"):
-        check_possible(broken, torch.zeros(1, 3), successes, trials)
+        check_table(broken, torch.zeros(1, 3), successes, trials)
 
 
 def test_tables_are_nobody_elses() -> None:

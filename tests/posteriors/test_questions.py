@@ -134,3 +134,50 @@ def test_warm_start_shapes_the_belief_only() -> None:
     rates.advance()
     with pytest.raises(ValueError, match="warm_start must come before"):
         rates.warm_start([0], [1], 8)
+
+
+def test_answers_keep_their_precision_inside_autocast() -> None:
+    """Trainers select and log inside it; a bfloat16 score would tie prompts that differ."""
+    selector = bp.recipes.dps(num_prompts=9, batch_size=2)
+    selector.update([0, 1], successes=[1, 2], trials=3)
+    posterior = selector.posterior
+    questions = [
+        posterior.success_rate,
+        posterior.expected_variance,
+        posterior.entropy,
+        lambda: posterior.informative_probability(4),
+        lambda: posterior.sample_success_rate(0, 0),
+    ]
+    outside = [question() for question in questions]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = [question() for question in questions]
+        selector.update(selector.select(), successes=[0, 1], trials=2)
+    for wanted, answer in zip(outside, inside, strict=True):
+        assert torch.equal(wanted, answer)
+
+
+def test_priors_that_are_being_learnt_make_an_ordinary_posterior() -> None:
+    own = torch.ones(2, 3, 3, requires_grad=True)
+    posterior = bp.SolvingProgress().posterior(2, concentration=own, initial=torch.full((2, 3), 1 / 3).requires_grad_())
+    posterior.update([0], [1], 2)
+    assert not posterior.concentration.requires_grad and not posterior.belief.requires_grad
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+def test_seeds_and_steps_of_numpy(backend: str) -> None:
+    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0))):
+        posterior = model.posterior(5, backend=backend)
+        drawn = posterior.sample_success_rate(np.int64(3), np.uint32(7))
+        assert torch.equal(drawn, posterior.sample_success_rate(3, 7))
+    scores = torch.zeros(9)
+    picked = bp.acquisition.top_b(scores, 4, seed=np.int64(3), step=np.int64(1), backend=backend)
+    assert torch.equal(picked, bp.acquisition.top_b(scores, 4, seed=3, step=1, backend=backend))
+
+
+def test_group_sizes_of_prompts_are_checked() -> None:
+    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0))):
+        posterior = model.posterior(5)
+        with pytest.raises(ValueError, match="trials must have 5 entries, one for each prompt asked about; got 3"):
+            posterior.informative_probability(torch.tensor([1, 2, 3]))
+        with pytest.raises(ValueError, match=r"trials\[1\] = 0 must be at least 1"):
+            posterior.informative_probability(torch.tensor([1, 0]), torch.tensor([3, 4]))
