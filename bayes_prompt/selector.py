@@ -16,7 +16,7 @@ from torch import Tensor
 from bayes_prompt import checkpoint
 from bayes_prompt.acquisition import Acquisition, top_b
 from bayes_prompt.errors import PromptShortage
-from bayes_prompt.explanation import why
+from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
 from bayes_prompt.metrics import BatchRecord, Metrics, pool_figures
@@ -108,10 +108,10 @@ class PromptSelector:
             PromptShortage: prompts in flight leave too few, and on_shortage is "raise".
         """
         with self._lock:
-            mask = None if candidates is None else self._mask(candidates)
-            size = self.num_prompts if mask is None else int(mask.sum())
-            if not size:
-                raise ValueError("candidates must name at least one prompt; got none")
+            mask, size = None, self.num_prompts
+            if candidates is not None:
+                mask = checks.mask("candidates", candidates, self.num_prompts).to(self.posterior.device)
+                size = int(mask.count_nonzero())
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
             waiting = self._in_flight.redraw(wanted, mask)
@@ -243,27 +243,17 @@ class PromptSelector:
                 if not 0 <= prompt < self.num_prompts:
                     raise IndexError(f"prompt = {prompt} must lie in [0, {self.num_prompts})")
             row = int(self._rows(None if prompt is None else [prompt], None if id is None else [id])[0])
-            one = torch.tensor([row])
             scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
-            score = float(scores[row])
             standing: dict[str, Any] = {
                 "prompt": row,
                 "id": self._identities.names([row])[0],
-                "score": score,
-                "rank": int((scores > score).sum()) + 1,
-                "tied": int((scores == score).sum()) - 1,
                 "in_last_pick": bool((self._last_pick == row).any()),
                 "last_pick_cut": self._last_cut if self._selections else None,
                 "in_flight_since": self._in_flight.since(row) if row in self._in_flight else None,
                 "waits_to_be_redrawn": self._in_flight.waits(row),
                 "may_be_picked": self.allow_in_flight or row not in self._in_flight,
-                "visits": int(self.posterior.visits[row]),
-                "solved_visits": int(self.posterior.solved[row]),
-                "success_rate": float(self.posterior.success_rate(one)[0]),
-                "informative_probability": float(
-                    self.posterior.informative_probability(self.posterior.group_size, one)[0]
-                ),
-                "entropy": float(self.posterior.entropy(one)[0]),
+                "may_be_reused": self.on_shortage == "reuse",
+                **belief_about(row, scores, self.posterior),
             }
             return {**standing, "why": why(standing)}
 
@@ -326,16 +316,7 @@ class PromptSelector:
         """The best `wanted` prompts that may be picked, and the score of the last; fewer where fewer there are."""
         if not wanted:
             return [], 0.0
-        if self.allow_in_flight:
-            allowed = mask
-            if taken:
-                allowed = torch.ones_like(self._in_flight.available) if mask is None else mask.clone()
-                allowed[torch.tensor(taken, device=allowed.device)] = False
-        elif mask is None:
-            allowed = self._in_flight.available if len(self._in_flight) else None
-        else:
-            allowed = mask & self._in_flight.available
-        free = self.num_prompts if allowed is None else int(allowed.sum())
+        allowed, free = self._allowed(mask, taken)
         if free < wanted and self.on_shortage != "reuse":
             raise PromptShortage(
                 f"{wanted} prompts are wanted and {free} are free: {len(self._in_flight)} are in flight. Observe or "
@@ -364,6 +345,18 @@ class PromptSelector:
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
         return picked.tolist(), float(values[-1])
 
+    def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
+        """Who may be picked, (N,) or None for everyone, and how many they are: without a pass over the pool."""
+        if self.allow_in_flight:
+            away, here = len(taken), torch.ones_like(self._in_flight.available)
+            here[torch.tensor(taken, dtype=torch.int64, device=here.device)] = False
+        else:
+            away, here = len(self._in_flight), self._in_flight.available
+        if mask is None:
+            return (here if away else None), self.num_prompts - away
+        allowed = mask & here
+        return allowed, int(allowed.count_nonzero())
+
     def _observe(
         self,
         index: IntegersLike | None,
@@ -389,20 +382,10 @@ class PromptSelector:
             return []
         allowed = None if mask is None else mask.cpu()
         out = [row for row in self._in_flight.prompts() if row not in taken and (allowed is None or allowed[row])]
-        logger.warning("%d of the picked prompts are still in flight: too few others are left", wanted)
+        # Once in a run, for in a small pool it may be so at every pick; the metric `reused` counts them.
+        level = logging.DEBUG if self._reused else logging.WARNING
+        logger.log(level, "%d of the picked prompts are still in flight: too few others are left", wanted)
         return out[:wanted]
-
-    def _mask(self, candidates: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-        device = self.posterior.device
-        if isinstance(candidates, Tensor | np.ndarray) and candidates.dtype in (torch.bool, np.bool_):
-            if tuple(candidates.shape) != (self.num_prompts,):
-                got = tuple(candidates.shape)
-                raise ValueError(f"a candidates mask must have shape ({self.num_prompts},); got {got}")
-            return torch.as_tensor(candidates).to(device)
-        rows = checks.rows("candidates", candidates, self.num_prompts)
-        mask = torch.zeros(self.num_prompts, dtype=torch.bool, device=device)
-        mask[rows.to(device)] = True
-        return mask
 
     def _rows(self, index: IntegersLike | None, ids: Sequence[Hashable] | None) -> Tensor:
         if (index is None) == (ids is None):

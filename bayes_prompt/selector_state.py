@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bayes_prompt.checkpoint import require_integer, require_keys, require_no_less, require_rows, require_same
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.in_flight import COLUMNS
@@ -35,11 +38,21 @@ def check_state(state: Mapping[str, Any], agreed: dict[str, Any], num_prompts: i
         raise CheckpointError("selector.in_flight has columns of different lengths")
     if not isinstance(state["last_pick"]["cut"], float) or math.isnan(state["last_pick"]["cut"]):
         raise CheckpointError(f"selector.last_pick.cut must be a number; got {state['last_pick']['cut']!r}")
-    if bool((state["in_flight"]["waiting"] > 1).any()):
-        raise CheckpointError("selector.in_flight.waiting must be 0 or 1")
+    _check_outings(state["in_flight"], state["selections"])
     Metrics().restore(state["metrics"])
     try:
         checks.rows("in_flight.prompt", state["in_flight"]["prompt"], num_prompts)
         checks.rows("last_pick.index", state["last_pick"]["index"], num_prompts)
     except IndexError as error:
         raise CheckpointError(f"selector state names prompts that cannot be: {error}") from error
+
+
+def _check_outings(columns: Mapping[str, Tensor], selections: int) -> None:
+    """CheckpointError unless the outings (M,) are such as `selections` picks can have sent out."""
+    if bool((columns["waiting"] > 1).any()):
+        raise CheckpointError("selector.in_flight.waiting must be 0 or 1")
+    if bool((columns["selection"] >= selections).any()):
+        raise CheckpointError(f"selector.in_flight.selection must lie in [0, {selections}), the picks made so far")
+    places = torch.stack([columns["selection"], columns["place"]], dim=1)
+    if len(places.unique(dim=0)) != len(places):
+        raise CheckpointError("selector.in_flight has two prompts in one place of one selection")

@@ -24,7 +24,7 @@ MIN_ROWS = 1 << 14  # below this a range is not worth handing to a thread (tens 
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba when first called: releases the GIL, IEEE arithmetic, cached on disk where there is a place."""
+    """Compile with numba when first called: releases the GIL, IEEE arithmetic, cached where there is a place for it."""
     try:
         kernel = numba.njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # nowhere to write: numba raises already here

@@ -300,6 +300,8 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
         ("posterior/model", torch.ones(2), "must be a description in JSON"),
         ("posterior/model", '{"decay": 1', "must be a description in JSON"),
         ("posterior/model", "{}", "only in"),
+        ("in_flight/selection", torch.tensor([3, 3, 99]), r"selection must lie in \[0, 4\)"),
+        ("in_flight/place", torch.tensor([0, 1, 1]), "two prompts in one place"),
         ("in_flight/waiting", torch.tensor([0, 5, 0]), "waiting must be 0 or 1"),
         ("last_pick/cut", NAN, "cut must be a number"),
         ("metrics/last/rollouts", 0, "more parts than there are of the whole"),

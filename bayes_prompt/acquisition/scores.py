@@ -87,6 +87,7 @@ class EntropyBonus(Acquisition):
         checks.number("weight", self.weight)
         if not math.isfinite(self.weight):
             raise ValueError(f"weight must be finite; got {self.weight}")
+        object.__setattr__(self, "weight", float(self.weight))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,)."""

@@ -23,7 +23,7 @@ class TargetSuccessRate(Acquisition):
     draw: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.draw, target=self.target)
+        _check(self, "target")
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), minus the distance to the target."""
@@ -42,7 +42,7 @@ class Threshold(Acquisition):
     draw: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.draw, low=self.low, high=self.high)
+        _check(self, "low", "high")
         if self.low > self.high:
             raise ValueError(f"low and high must satisfy low <= high; got {self.low} and {self.high}")
 
@@ -52,13 +52,16 @@ class Threshold(Acquisition):
         return -torch.maximum(self.low - rate, rate - self.high).clamp(min=0)
 
 
-def _check(draw: bool, **rates: float) -> None:
-    for name, value in rates.items():
+def _check(acquisition: TargetSuccessRate | Threshold, *rates: str) -> None:
+    """Rates in [0, 1], kept as Python's own floats, so that equal settings are written alike in checkpoints."""
+    for name in rates:
+        value = getattr(acquisition, name)
         checks.number(name, value)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must lie in [0, 1]; got {value}")
-    if not isinstance(draw, bool):
-        raise TypeError(f"draw must be True or False; got {draw!r}")
+        object.__setattr__(acquisition, name, float(value))
+    if not isinstance(acquisition.draw, bool):
+        raise TypeError(f"draw must be True or False; got {acquisition.draw!r}")
 
 
 def _success_rate(posterior: Posterior, draw: bool, seed: int, step: int) -> Tensor:

@@ -83,6 +83,7 @@ class Posterior(ABC):
             "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
             "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
             "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+            "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
             "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
         }
 
@@ -202,8 +203,16 @@ class Posterior(ABC):
 
     @property
     def group_size(self) -> int:
-        """Rollouts of one prompt in the last step that had observations (the most of them); 8 before there was one."""
-        return int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
+        """Rollouts of a prompt in the coming step: what was set; else the most of the last step that had any; else 8.
+
+        Set it where groups are not observed whole, or lose rollouts that could not be scored: an integer in [1, 2**31).
+        It is part of the state.
+        """
+        return int(self._counters["told_group_size"]) or int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
+
+    @group_size.setter
+    def group_size(self, rollouts: int) -> None:
+        self._counters["told_group_size"].fill_(checks.group_size("group_size", rollouts))
 
     @property
     def visits(self) -> Tensor:
@@ -322,7 +331,7 @@ class Posterior(ABC):
         return checks.rows("index", index, self.num_prompts).to(self.device)
 
     def _average(self, table: Tensor, belief: Tensor) -> Tensor:
-        """A figure of each state (K,) averaged over beliefs (K, M), as (M,), in full precision wherever it is called."""
+        """A figure of each state (K,) averaged over beliefs (K, M), as (M,), in full precision wherever called."""
         with torch.autocast(self.device.type, enabled=False):
             return table @ belief
 

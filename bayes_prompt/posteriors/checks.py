@@ -75,6 +75,20 @@ def rows(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
     return tensor
 
 
+def mask(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
+    """Rows (M,), or a (N,) bool mask of them, as a mask that is True somewhere."""
+    if isinstance(index, Tensor | np.ndarray) and index.dtype in (torch.bool, np.bool_):
+        if tuple(index.shape) != (num_prompts,):
+            raise ValueError(f"a {name} mask must have shape ({num_prompts},); got {tuple(index.shape)}")
+        chosen = torch.as_tensor(index)
+    else:
+        chosen = torch.zeros(num_prompts, dtype=torch.bool)
+        chosen[rows(name, index, num_prompts)] = True
+    if not bool(chosen.any()):
+        raise ValueError(f"{name} must name at least one prompt; got none")
+    return chosen
+
+
 def counts(
     index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, num_prompts: int
 ) -> tuple[Tensor, Tensor, Tensor]:

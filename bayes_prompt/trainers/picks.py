@@ -26,10 +26,15 @@ def reuse_on_shortage(selector: PromptSelector) -> None:
 
     Trainers read ahead, so in a small pool most prompts may be out when the next pick is due.
     """
-    if not isinstance(selector, PromptSelector):
-        raise TypeError(f"selector must be a PromptSelector; got {type(selector).__name__}")
+    check_selector(selector)
     if selector.on_shortage is None:
         selector.on_shortage = "reuse"
+
+
+def check_selector(selector: PromptSelector) -> None:
+    """TypeError for anything else."""
+    if not isinstance(selector, PromptSelector):
+        raise TypeError(f"selector must be a PromptSelector; got {type(selector).__name__}")
 
 
 def draw(selector: PromptSelector, batch_size: int | None = None, waiting: Sequence[Outing] = ()) -> Tensor:
@@ -56,14 +61,19 @@ def give_back(selector: PromptSelector, outings: Tensor) -> None:
     Outings of other holders stay. Where a prompt is out for them too, the selector ends the oldest of its outings,
     whosever that is: their number is right all the same.
     """
-    out = selector.outings
-    left = out[torch.isin(_keys(out, selector), _keys(outings, selector)), 1]
+    left = still_out(selector, outings)[:, 1]
     if len(left):
         logger.info("released %d picked prompts that were never rolled out", len(left))
     while len(left):
         rows, counts = left.unique(return_counts=True)
         selector.release(rows)
         left = rows.repeat_interleave(counts - 1)
+
+
+def still_out(selector: PromptSelector, outings: Tensor) -> Tensor:
+    """Those of the outings (M, 2) that are not over yet, oldest first."""
+    out = selector.outings
+    return out[torch.isin(_keys(out, selector), _keys(outings, selector))]
 
 
 def _keys(outings: Tensor, selector: PromptSelector) -> Tensor:
@@ -84,7 +94,7 @@ class Picks:
         self._numbers: list[Tensor] = []  # of the selections that sent those prompts out, each (B,) int64
         self.digest = 0  # of the picks drawn in this epoch: the same on all ranks, or they have drifted apart
         self.seconds = 0.0  # spent selecting so far
-        self._resumed = False
+        self.resumed = False  # whether the next epoch goes on with a restored one
 
     def __len__(self) -> int:
         return self.selector.num_prompts // self.selector.batch_size
@@ -94,11 +104,11 @@ class Picks:
 
         Picks of an earlier epoch that are still out have been dropped by the trainer: they are released first.
         """
-        if not self._resumed:
+        if not self.resumed:
             if self.drawn:
                 give_back(self.selector, torch.stack([torch.cat(self._numbers), torch.cat(self.drawn)], dim=1))
             self.restart()
-        self._resumed = False
+        self.resumed = False
         for number in range(len(self)):
             if number == len(self.drawn):
                 started = time.perf_counter()
@@ -108,7 +118,7 @@ class Picks:
 
     def restart(self) -> None:
         """Forget the picks, so that the next epoch is a new one. None are released."""
-        self.drawn, self._numbers, self.digest, self._resumed = [], [], 0, False
+        self.drawn, self._numbers, self.digest, self.resumed = [], [], 0, False
 
     def state_dict(self) -> dict[str, Tensor]:
         """The picks drawn in this epoch, and the numbers of the selections they are from: each (M, B) int64."""
@@ -133,7 +143,7 @@ class Picks:
         self.restart()
         for pick, number in zip(picks.clone(), numbers.clone(), strict=True):
             self._remember(number, pick)
-        self._resumed = True
+        self.resumed = True
 
     def _remember(self, numbers: Tensor, pick: Tensor) -> None:
         pick = pick.contiguous()

@@ -28,7 +28,7 @@ from torch.utils.data import Sampler
 
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.trainers.picks import Outing, draw, give_back, reuse_on_shortage
+from bayes_prompt.trainers.picks import Outing, check_selector, draw, give_back, reuse_on_shortage, still_out
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class _Epoch(Iterator[T], Generic[T]):
         self.sampler = sampler
         self.drawn = 0
         self.rest: list[int] = []  # rows that were drawn and not yet handed out
-        self.outings: list[torch.Tensor] = []  # of what was drawn in this process, each (B, 2)
+        self.outings = torch.zeros(0, 2, dtype=torch.int64)  # of what was drawn in this process and is still out
         self.waiting: list[Outing] = []  # to be handed out again, oldest first
         self._counted = 0  # the first selection whose prompts count when they are handed out again
 
@@ -68,7 +68,7 @@ class _Epoch(Iterator[T], Generic[T]):
         """Go on behind the rows that had been drawn; the selector must have been restored."""
         self.drawn, self._counted = _place(state, self.sampler.rows_per_epoch)
         self.waiting = _waiting(self.sampler.selector)
-        self.rest, self.outings = [], []
+        self.rest, self.outings = [], self.outings[:0]
         self.sampler.forget()
 
     def take(self) -> list[int]:
@@ -99,7 +99,7 @@ class _Epoch(Iterator[T], Generic[T]):
         pick = draw(selector, wanted, waiting)
         picked = {(number, prompt) for number, prompt in pick.tolist()}
         again = picked.intersection(waiting)
-        self.outings.append(pick)
+        self.outings = still_out(selector, torch.cat([self.outings, pick]))
         self.drawn += len(picked) - sum(number < self._counted for number, _ in again)
         self.waiting = [outing for outing in waiting if outing not in again]
         return pick[:, 1].tolist()
@@ -120,13 +120,14 @@ class _PromptSampler(Sampler[T], Generic[T]):
     _epoch: type[_Epoch[T]]
 
     def __init__(self, selector: PromptSelector, picks_per_epoch: int | None = None) -> None:
-        reuse_on_shortage(selector)
+        check_selector(selector)
         if picks_per_epoch is None:
             picks_per_epoch = selector.num_prompts // selector.batch_size
         if isinstance(picks_per_epoch, bool) or not isinstance(picks_per_epoch, int):
             raise TypeError(f"picks_per_epoch must be an integer; got {type(picks_per_epoch).__name__}")
         if picks_per_epoch < 1:
             raise ValueError(f"picks_per_epoch must be at least 1; got {picks_per_epoch}")
+        reuse_on_shortage(selector)
         self.selector = selector
         self.picks_per_epoch = picks_per_epoch
         self._current: _Epoch[T] | None = None  # the last that drew: loaders make iterators that they never use
@@ -151,7 +152,7 @@ class _PromptSampler(Sampler[T], Generic[T]):
             return
         if not left.finished:
             waiting = torch.tensor(left.waiting, dtype=torch.int64).reshape(-1, 2)
-            give_back(self.selector, torch.cat([*left.outings, waiting]))
+            give_back(self.selector, torch.cat([left.outings, waiting]))
         self._current = None
 
     def began(self, epoch: _Epoch[T]) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 try:
     import trl
     from datasets import IterableDataset
+    from transformers import TrainerCallback
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
     _GRPOTrainer = trl.GRPOTrainer
@@ -36,7 +37,14 @@ except ImportError as error:
 from bayes_prompt import checkpoint
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.trainers.picks import Picks, RepeatedPicks, count_groups, learn, reuse_on_shortage
+from bayes_prompt.trainers.picks import (
+    Picks,
+    RepeatedPicks,
+    check_selector,
+    count_groups,
+    learn,
+    reuse_on_shortage,
+)
 
 SELECTOR_FILE = "selector.safetensors"
 PICKS_FILE = "picks.safetensors"
@@ -68,6 +76,17 @@ class NumberedRows(torch.utils.data.Dataset[dict[str, Any]]):
         return [{**example, ROW: row} for row, example in zip(rows, self.dataset.__getitems__(rows), strict=True)]
 
 
+class _EpochBegins(TrainerCallback):
+    """Tells the trainer where an epoch begins: the Trainer's own count takes every epoch for a whole one."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # In a resumed epoch the trainer's count starts at what had been trained of it.
+        self.trainer._epoch_began_at = 0 if self.trainer._picks.resumed else self.trainer._step
+
+
 class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
     """TRL's `GRPOTrainer` whose prompts are chosen by a selector. All its arguments, and:
 
@@ -78,7 +97,10 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         success: what tells a solved prompt: the name of a reward function, or a function that is called as reward
             functions are and trains nothing. None where there is only one reward function. Its rewards must lie in
             [0, 1]; None or NaN marks a completion that could not be scored: it does not count as a trial.
-        success_threshold: a reward of at least this is a success, in (0, 1]; None for the selector's.
+        success_threshold: a reward of at least this is a success, in (0, 1]; it becomes the selector's. None for the
+            one that the selector has.
+
+    Rows come in the order of the picks: `shuffle_dataset` has no effect.
 
     Checkpoints hold the selector beside the model (`selector.safetensors`, to be read with `selector.load`, and
     `picks.safetensors`). A resumed run goes on as the unbroken one, bit for bit, if the checkpoint was written between
@@ -103,19 +125,25 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         success_threshold: float | None = None,
         **kwargs: Any,
     ) -> None:
-        reuse_on_shortage(selector)
+        check_selector(selector)
         threshold = selector.success_threshold if success_threshold is None else success_threshold
         if not 0 < threshold <= 1:
             raise ValueError(f"success_threshold must lie in (0, 1]; got {threshold}")
         super().__init__(*args, **kwargs)
         self.selector = selector
-        self.success_threshold = threshold
         self._learning_seconds = 0.0
         self._reported_seconds = 0.0
         self._picks = Picks(selector)
         self._success, self._success_name, self._success_column = self._resolve(success)
         self._rows: Tensor | None = None  # of the completions that are being scored, (completions of this rank,)
+        self._epoch_began_at = 0  # micro-steps trained before the current epoch
         self._check_sizes(self.train_dataset)
+        # From here on nothing can fail. The threshold is the selector's, so that its checkpoints must agree on it; the
+        # group size is told, for rewards that could not be scored make observed groups smaller than coming ones.
+        reuse_on_shortage(selector)
+        selector.success_threshold = float(threshold)
+        selector.posterior.group_size = self.num_generations
+        self.add_callback(_EpochBegins(self))
 
     # Rows in
 
@@ -192,7 +220,7 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
             rows=ranks[:, :-1].reshape(-1),
             rewards=rewards.cpu(),
             group=self.num_generations,
-            threshold=self.success_threshold,
+            threshold=self.selector.success_threshold,
             name=f"rewards of {self._success_name}",
         )
         learn(self.selector, counts)
@@ -228,7 +256,8 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             self.selector.save(folder / SELECTOR_FILE)
-            state = {"micro_steps": self._micro_steps_of_epoch(), "repeats": self._repeats, **self._picks.state_dict()}
+            done = (self._step - self._epoch_began_at) % (len(self._picks) * self._repeats)
+            state = {"micro_steps": done, "repeats": self._repeats, **self._picks.state_dict()}
             checkpoint.write(folder / PICKS_FILE, state, kind="Picks")
         super()._save_checkpoint(model, trial)
 
@@ -243,10 +272,10 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
         # TRL has lost its completions, so it rolls out anew at its first step, wherever in a batch that is.
         self._buffered_inputs = None
         self._step = 0
-        trained = 0 if self.args.ignore_data_skip else self._micro_steps_of_epoch()
+        trained = 0 if self.args.ignore_data_skip else self._micro_steps_to_skip()
         if trained == 0:
             # The trainer begins a new epoch. Only with ignore_data_skip can prompts be out here: they are let go.
-            self.selector.load(folder / SELECTOR_FILE, in_flight="release")
+            self._load_selector(folder, in_flight="release")
             self._picks.restart()
             return
         state = checkpoint.read(folder / PICKS_FILE, kind="Picks")
@@ -256,15 +285,20 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
                 f"{folder} cannot be resumed in mid-epoch. It was written after {state['micro_steps']} micro-steps of "
                 f"an epoch, {state['repeats']} for each pick, with picks for {ready}; the trainer skips {trained}, "
                 f"{self._repeats} for each pick. Resume with the batch sizes, dataset and numbers of steps it was "
-                "written with, or set ignore_data_skip=True to begin a new epoch"
+                "written with, or, where they are the same and an epoch had been left early, set ignore_data_skip=True "
+                "to begin a new epoch"
             )
-        self.selector.load(folder / SELECTOR_FILE, in_flight="keep")
         self._picks.load_state_dict(state)
+        self._load_selector(folder, in_flight="keep")
         # TRL would count from 0 again, and so roll out in the middle of every later pick's repeats.
         self._step = trained
 
-    def _micro_steps_of_epoch(self) -> int:
-        """Batches of the current epoch that have been trained on, as the Trainer counts them when it resumes."""
+    def _load_selector(self, folder: Path, in_flight: str) -> None:
+        self.selector.load(folder / SELECTOR_FILE, in_flight=in_flight)
+        self.selector.posterior.group_size = self.num_generations
+
+    def _micro_steps_to_skip(self) -> int:
+        """Batches of the current epoch that have been trained on, as the Trainer works them out when it resumes."""
         accumulation: int = self.args.gradient_accumulation_steps
         updates = math.ceil(len(self._picks) * self._repeats / accumulation)
         done: int = self.state.global_step % updates
@@ -285,6 +319,8 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
                 f"the selector's batch_size must be generation_batch_size // num_generations = {samples} // {group} = "
                 f"{samples // group}; got {self.selector.batch_size}"
             )
+        if not self.args.dataloader_in_order:
+            raise ValueError("dataloader_in_order must be on: batches in another order tear groups apart")
         for option in ("dispatch_batches", "split_batches"):
             if getattr(self.args.accelerator_config, option):
                 raise ValueError(f"accelerator_config.{option} must be off: every rank picks prompts for itself")

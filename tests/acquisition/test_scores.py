@@ -50,6 +50,15 @@ def test_group_size_is_that_of_the_last_observation_unless_told() -> None:
     posterior.update([0], [1], 2)
     assert torch.equal(acq.PartialProbability().scores(posterior, 0, 0), posterior.informative_probability(2))
     assert torch.equal(acq.PartialProbability(16).scores(posterior, 0, 0), posterior.informative_probability(16))
+    posterior.group_size = 4
+    posterior.update([0], [1], 1)  # a group that lost all rollouts but one
+    assert posterior.group_size == 4
+    assert torch.equal(acq.PartialProbability().scores(posterior, 0, 0), posterior.informative_probability(4))
+    resumed = bp.SuccessRate(dist.Beta(1.0, 1.0)).posterior(3)
+    resumed.load_state_dict(posterior.state_dict())
+    assert resumed.group_size == 4
+    with pytest.raises(ValueError, match=r"group_size must lie in \[1, "):
+        posterior.group_size = 0
 
 
 def test_dps_score_is_the_belief_in_partial() -> None:
@@ -142,4 +151,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert acq.PartialProbability(np.int64(2)) == acq.PartialProbability(2)
     assert acq.TargetSuccessRate(np.float32(0.5)) == acq.TargetSuccessRate(0.5)
     assert acq.EntropyBonus(np.float64(0.25)) == acq.EntropyBonus(0.25)
+    for a, b in [  # checkpoints tell acquisitions apart by how they are written
+        (acq.EntropyBonus(np.float32(0.25)), acq.EntropyBonus(0.25)),
+        (acq.TargetSuccessRate(1), acq.TargetSuccessRate(1.0)),
+        (acq.Threshold(0, np.float64(1)), acq.Threshold(0.0, 1.0)),
+    ]:
+        assert repr(a) == repr(b)
     assert acq.top_b(torch.arange(4.0), np.int32(2), seed=0, step=0).tolist() == [3, 2]

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "identities": {"errors"},
     "in_flight": {"errors"},
     "metrics": {"errors", "checkpoint", "posteriors.base", "posteriors.checks"},
-    "explanation": set(),
+    "explanation": {"posteriors.base"},
     "selector_state": {"errors", "checkpoint", "posteriors.checks", "in_flight", "metrics"},
     "selector": {
         *("errors", "checkpoint", "posteriors", "acquisition"),

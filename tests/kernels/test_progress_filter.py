@@ -134,7 +134,7 @@ def random_step(
 
 
 def assert_same(actual: Step, expected: Step, tolerance: float) -> None:
-    """Every entry within a relative `tolerance`, small ones too; what is below the smallest normal number may vanish."""
+    """Every entry within a relative `tolerance`, small ones too; what is below the normal numbers may vanish."""
     for name in ("belief", "posterior", "evidence", "concentration"):
         value, wanted = getattr(actual, name), getattr(expected, name)
         if wanted is not None:

@@ -381,3 +381,19 @@ def test_bad_arguments() -> None:
     for selections in (-1, 1.0, True, None):
         with pytest.raises(bp.CheckpointError, match="selections must be an integer of at least 0"):
             sampler.load_state_dict({"drawn": 3, "selections": selections})
+
+
+def test_an_endless_pass_remembers_only_what_is_out() -> None:
+    selector = choose()
+    epoch = iter(PromptBatchSampler(selector, picks_per_epoch=10**9))
+    for _ in range(50):
+        rows = next(epoch)
+        selector.update(rows, successes=[1] * SIZE, trials=2)
+    assert len(epoch.outings) <= 2 * SIZE
+
+
+def test_a_sampler_that_cannot_be_made_leaves_its_selector_alone() -> None:
+    selector = choose()
+    with pytest.raises(ValueError, match="picks_per_epoch must be at least 1"):
+        PromptSampler(selector, picks_per_epoch=0)
+    assert selector.on_shortage is None

@@ -25,6 +25,8 @@ def test_sizes_must_agree(tiny: ModuleType, tmp_path: Path) -> None:
 def test_data_that_cannot_be_picked(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="rows of an IterableDataset cannot be picked by number"):
         tiny.trainer(tmp_path, train_dataset=tiny.prompts(24).to_iterable_dataset())
+    with pytest.raises(ValueError, match="dataloader_in_order must be on"):
+        tiny.trainer(tmp_path, dataloader_in_order=False)
     for option in ("dispatch_batches", "split_batches"):
         with pytest.raises(ValueError, match=f"{option} must be off"):
             tiny.trainer(tmp_path, accelerator_config={option: True})
@@ -66,6 +68,14 @@ def test_rewards_that_are_no_rates(tiny: ModuleType, tmp_path: Path, value: floa
     with pytest.raises(ValueError, match=rf"rewards of wild\[1\] = {value} \(prompt \d+\) must be finite and lie in"):
         trainer.train()
     assert trainer.selector.posterior.step == 0
+
+
+def test_a_trainer_that_cannot_be_made_leaves_its_selector_alone(tiny: ModuleType, tmp_path: Path) -> None:
+    selector = tiny.choose(23)
+    before = str(selector.state_dict())
+    with pytest.raises(ValueError, match="train_dataset has 24 rows"):
+        tiny.trainer(tmp_path, selector=selector, success_threshold=0.5)
+    assert selector.on_shortage is None and str(selector.state_dict()) == before
 
 
 def test_a_choice_of_on_shortage_is_kept(tiny: ModuleType, tmp_path: Path) -> None:

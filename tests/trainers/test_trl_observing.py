@@ -137,6 +137,7 @@ def test_unscorable_completions(tiny: ModuleType, tmp_path: Path) -> None:
     assert recorder.released == [batch for batch in lost if batch] and recorder.released
     assert selector.posterior.step == 8
     assert int(selector.posterior.visits[:8].sum()) == 0
+    assert selector.posterior.group_size == 2  # groups lost completions; the coming ones are expected whole
     logged = [entry["selector/unscorable"] for entry in trainer.state.log_history if "selector/unscorable" in entry]
     assert logged == [sum(2 - counts[1] for counts in batch.values()) for batch in recorder.scored]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 import bayes_prompt as bp
 from bayes_prompt import checkpoint
@@ -121,3 +122,44 @@ def test_checkpoints_that_cannot_be_resumed(tiny: ModuleType, tmp_path: Path) ->
     (tmp_path / "checkpoint-2" / "selector.safetensors").unlink()
     with pytest.raises(bp.CheckpointError, match=r"has no selector.safetensors"):
         run(tiny, tmp_path, resume=2, max_steps=4, save_steps=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_was_left_cannot_be_resumed_behind_its_end(
+    tiny: ModuleType, tmp_path: Path, workers: int
+) -> None:
+    """The Trainer takes every epoch for a whole one when it works out how many batches to skip."""
+
+    class LeaveEarly(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_epoch_stop = state.global_step == 2
+
+    config = {"max_steps": -1, "num_train_epochs": 2, "save_steps": 1, "dataloader_num_workers": workers}
+    run(tiny, tmp_path, callbacks=[LeaveEarly()], **config)
+    for stop, done in ((3, 1), (5, 3)):
+        with pytest.raises(
+            bp.CheckpointError, match=rf"after {done} micro-steps .* the trainer skips {stop}, .*had been left early"
+        ):
+            run(tiny, tmp_path, resume=stop, **config)
+    _, rest = run(tiny, tmp_path, resume=5, ignore_data_skip=True, **config)
+    assert rest.observed and rest.observed == [dict(sorted(batch.items())) for batch in rest.scored]
+
+
+def test_what_defines_success_must_not_change(tiny: ModuleType, tmp_path: Path) -> None:
+    run(tiny, tmp_path, max_steps=2, save_steps=1, success_threshold=0.5)
+    with pytest.raises(bp.CheckpointError, match=r"selector\.success_threshold: it has 0.5, here it is 1.0"):
+        run(tiny, tmp_path, resume=1, max_steps=2, save_steps=1)
+
+
+def test_a_checkpoint_that_is_refused_leaves_the_selector_alone(tiny: ModuleType, tmp_path: Path) -> None:
+    run(tiny, tmp_path, max_steps=2, save_steps=1)
+    picks = tmp_path / "checkpoint-1" / "picks.safetensors"
+    state = checkpoint.read(picks, kind="Picks")
+    checkpoint.write(picks, {**state, "picks": state["picks"] + 1000}, kind="Picks")
+    selector = tiny.choose()
+    before = selector.state_dict()
+    trainer = tiny.trainer(tmp_path, selector=selector, max_steps=2)
+    with pytest.raises(bp.CheckpointError, match="picks must lie in"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    before["posterior"]["tensors"]["told_group_size"].fill_(2)  # told by the trainer when it was made
+    assert_same(selector.state_dict(), before)
