@@ -10,6 +10,8 @@ Everything is loaded when it is first used, so that importing the package is qui
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import bayes_prompt.recipes as recipes
     from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
     from bayes_prompt.history import History
+    from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
     from bayes_prompt.models.progress import SolvingProgress
@@ -26,7 +29,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Started in a clone, Python finds this folder before an installed package; the kernels then lie beside it, not in it.
+_clone = Path(__file__).resolve().parent.parent
+if (_clone / "kernels" / "progress_filter").is_dir() and find_spec("bayes_prompt.kernels") is None:
+    __path__.append(str(_clone))
+
 __all__ = [
+    "BackendUnavailable",
     "BetaBinomialEmission",
     "CannotLower",
     "CheckpointError",
@@ -45,6 +54,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "BackendUnavailable": "bayes_prompt.kernels.backend",
     "BetaBinomialEmission": "bayes_prompt.models.emission",
     "CannotLower": "bayes_prompt.errors",
     "CheckpointError": "bayes_prompt.errors",

@@ -118,7 +118,7 @@ def require_rows(name: str, value: Any) -> None:
 
 
 def require_no_less(name: str, values: torch.Tensor, low: float) -> None:
-    """CheckpointError unless every entry is at least `low`."""
+    """CheckpointError unless every entry, of a tensor of any shape, is at least `low`."""
     if bool((values < low).any()):
         entry = int((values < low).reshape(-1).nonzero()[0])
         raise CheckpointError(f"{name} must be at least {low}; entry {entry} is {float(values.reshape(-1)[entry])}")

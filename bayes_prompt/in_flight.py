@@ -75,6 +75,7 @@ class InFlight:
     def redraw(self, wanted: int, candidates: Tensor | None) -> list[tuple[int, int, int]]:
         """Up to `wanted` outings that wait to be handed out again, oldest first, of distinct prompts.
 
+        candidates: (N,) bool, True for the prompts that may be handed out; or None for all.
         It ends before a prompt would come twice, so that whole picks come again as they were. Nothing is changed yet.
         """
         allowed = None if candidates is None else candidates.cpu()
@@ -99,7 +100,7 @@ class InFlight:
         return {name: columns[:, k].clone() for k, name in enumerate(COLUMNS)}
 
     def restore(self, state: Mapping[str, Tensor], policy: str) -> None:
-        """Take over saved outings: "keep" them out, have them handed out again ("redraw"), or "release" them."""
+        """Take over saved outings, columns (M,): "keep" them out, "redraw" (hand them out again) or "release" them."""
         rows = [] if policy == "release" else sorted(zip(*(state[name].tolist() for name in COLUMNS), strict=True))
         self._outings, self._redraw = {}, {}
         self.available.fill_(True)

@@ -6,9 +6,11 @@ Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, TypedDict, Unpack
 
 import pyro.distributions as dist
+import torch
 
 from bayes_prompt.acquisition import (
     Acquisition,
@@ -22,10 +24,27 @@ from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
 from bayes_prompt.selector import PromptSelector
 
-_POSTERIOR_OPTIONS = ("device", "dtype", "backend", "first_prompt")
 
 
-def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Any) -> PromptSelector:
+class PosteriorOptions(TypedDict, total=False):
+    """What every recipe hands on to its posterior."""
+
+    device: torch.device | str
+    dtype: torch.dtype
+    backend: str
+    first_prompt: int
+
+
+class Options(PosteriorOptions, total=False):
+    """That, and what every recipe hands on to its selector; ids has N entries."""
+
+    success_threshold: float
+    on_shortage: str | None
+    allow_in_flight: bool
+    ids: Sequence[Hashable] | None
+
+
+def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpack[Options]) -> PromptSelector:
     """Uniformly random prompts: the baseline. A Beta posterior (decay 0.5) watches, so that the metrics are there too.
 
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
@@ -33,7 +52,7 @@ def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Any)
     return _selector(SuccessRate(dist.Beta(1.0, 1.0), decay=0.5), Uniform(), num_prompts, batch_size, seed, options)
 
 
-def history_resampling(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Any) -> PromptSelector:
+def history_resampling(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpack[Options]) -> PromptSelector:
     """Shuffled epochs; a prompt that was fully solved sits out the next one.
 
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
@@ -51,7 +70,7 @@ def mopps(
     decay: float = 0.5,
     target: float = 0.5,
     prior: Any = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> PromptSelector:
     """MoPPS (arXiv 2507.04632): Beta posteriors with forgetting, Thompson draws nearest to a target success rate.
 
@@ -71,7 +90,7 @@ def dps(
     transition: Any = None,
     initial: Any = None,
     entropy_weight: float = 0.0,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> PromptSelector:
     """DPS (arXiv 2603.10887): a hidden Markov model of each prompt's progress; those most surely partially solved.
 
@@ -92,8 +111,14 @@ def _selector(
     num_prompts: int,
     batch_size: int,
     seed: int,
-    options: dict[str, Any],
+    options: Options,
 ) -> PromptSelector:
-    of_posterior = {name: options.pop(name) for name in _POSTERIOR_OPTIONS if name in options}
-    posterior = model.posterior(num_prompts, **of_posterior)
-    return PromptSelector(posterior, acquisition, batch_size, seed, **options)
+    unknown = sorted(options.keys() - Options.__optional_keys__)
+    if unknown:
+        accepted = ", ".join(sorted(Options.__optional_keys__))
+        raise TypeError(f"recipes have no option {unknown[0]!r}; beside their own arguments they take {accepted}")
+    given: dict[str, Any] = dict(options)
+    posterior = model.posterior(
+        num_prompts, **{name: given.pop(name) for name in PosteriorOptions.__optional_keys__ & options.keys()}
+    )
+    return PromptSelector(posterior, acquisition, batch_size, seed, **given)

@@ -37,7 +37,7 @@ def run(selector: bp.PromptSelector, steps: range) -> list[list[int]]:
 
 
 def test_dps_finds_the_informative_prompts() -> None:
-    """Against uniform picks on the same seeds: the variance p (1 - p) of a reward, over the last ten of thirty steps."""
+    """Against uniform picks on the same seeds: the variance p (1 - p) of a reward, in the last ten of thirty steps."""
 
     def gain(seed: int) -> float:
         found = {}

@@ -40,9 +40,9 @@ class RateTables(NamedTuple):
 class Emission(ABC):
     """The law of the number of successes among a prompt's rollouts, given its state.
 
-    Counts are integers with 0 <= successes <= trials. One that no state can produce (-inf for each) is unexpected and says
-    nothing about the state, as does a row without trials, whose log likelihoods are 0. Results are float64, on the device
-    of the counts.
+    Counts are integers with 0 <= successes <= trials. One that no state can produce (-inf for each) is unexpected and
+    says nothing about the state, as does a row without trials, whose log likelihoods are 0. Results are float64, on the
+    device of the counts.
     """
 
     @property
@@ -323,7 +323,10 @@ class PartitionEmission(Emission):
 
 
 class CountDistribution(TorchDistribution):
-    """An emission as a Pyro distribution of the number of successes, given the state; see `Emission.distribution`."""
+    """An emission as a Pyro distribution of the number of successes, given the state; see `Emission.distribution`.
+
+    state, trials: integers of shapes that broadcast to the batch shape.
+    """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own convention)
 

@@ -51,7 +51,10 @@ def log_mean_power(s: np.ndarray, f: np.ndarray, edges: np.ndarray) -> np.ndarra
 
 
 def log_rising(a: Tensor, n: Tensor) -> Tensor:
-    """log Γ(a + n) - log Γ(a) in float64, accurate also where a is large and the difference of the two would cancel."""
+    """log Γ(a + n) - log Γ(a) in float64, accurate also where a is large and the difference of the two would cancel.
+
+    The shapes of a and n broadcast.
+    """
     big = a.clamp(min=16.0)
     stirling = (big - 0.5) * torch.log1p(n / big) + n * (torch.log(big + n) - 1.0)
     stirling = stirling + stirling_tail(big + n) - stirling_tail(big)
@@ -98,7 +101,10 @@ def _tail_step(z: Tensor, shift: Tensor) -> Tensor:
 
 
 def stirling_tail(z: Tensor) -> Tensor:
-    """log Γ(z) - [(z - 1/2) log z - z + log(2π) / 2]; the first term left out is 691/360360 z^-11, 1e-16 at z = 16."""
+    """log Γ(z) - [(z - 1/2) log z - z + log(2π) / 2]; the first term left out is 691/360360 z^-11, 1e-16 at z = 16.
+
+    z: of any shape, at least 16.
+    """
     total = torch.zeros_like(z)
     for coefficient in reversed(_STIRLING):
         total = total / z.square() + coefficient

@@ -101,6 +101,15 @@ def test_every_module_of_the_wheel_imports(
     assert sorted(seen["ours"].values()) == sorted(map(str, (installed / "bayes_prompt").rglob("*.py")))
 
 
+def test_an_installed_wheel_works_in_a_clone_too(
+    root: Path, installed: Path, site_packages: Callable[..., Path], fresh_python: Callable[..., str]
+) -> None:
+    """There Python finds the clone's folder first, beside which the kernels lie."""
+    code = "import bayes_prompt as bp; print(bp.__file__, bp.recipes.dps(num_prompts=9, batch_size=2).select().numel())"
+    out = fresh_python("-c", code, path=[installed, site_packages("kernels")], cwd=root)
+    assert out.split() == [str(root / "bayes_prompt" / "__init__.py"), "2"]
+
+
 def test_what_the_wheel_says_of_itself(installed: Path, project: dict[str, Any]) -> None:
     (folder,) = installed.glob("bayes_prompt-*.dist-info")
     wheel = PathDistribution(folder)

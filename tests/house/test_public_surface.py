@@ -20,7 +20,11 @@ import bayes_prompt as bp
 
 OPEN = ("posteriors", "trainers", "testbed")  # packages whose modules are public, but for these helpers
 HELPERS = {"checks"}
-MODULES = ["history", "errors", "models.priors", "acquisition", "recipes"]
+MODULES = [
+    *("history", "errors", "checkpoint", "identities", "in_flight", "metrics", "selector", "recipes", "cli"),
+    *("models.priors", "models.emission", "models.progress", "models.success_rate", "models.numerics"),
+    *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select"),
+]
 
 # Something that reads as a shape: (N,), (B, G), (K, K, N), (num_steps, ...).
 SHAPE = re.compile(r"\(\w+(?:,| ?\+ ?\d+[,)])|shape")
@@ -190,6 +194,20 @@ SIGNATURES = {
     "Posterior.warm_start": COUNTS,
     "Posterior.state_dict": called(),
     "Posterior.load_state_dict": called(ANY),
+    "Posterior.expected_variance": called(),
+    "Posterior.entropy": called(),
+    "PublishedEmission": called(),
+    "BetaBinomialEmission": called(ANY),
+    "PartitionEmission": called("edges"),
+    "History": called("successes", "trials"),
+    "History.from_records": called("step", "prompt", "successes", "trials", "num_prompts", num_steps=None),
+    "History.write_parquet": called("path"),
+    "History.read_parquet": called("path", num_prompts=None, num_steps=None),
+    "acquisition.HistoryResampling": called(),
+    "acquisition.top_b": called("scores", "batch_size", seed=ANY, step=ANY, allowed=None),
+    "trainers.trl.GRPOTrainer": called(selector=ANY, success=None, success_threshold=None),
+    "trainers.torch.PromptSampler": called("selector", picks_per_epoch=None),
+    "trainers.torch.PromptBatchSampler": called("selector", picks_per_epoch=None),
     "acquisition.Acquisition.scores": called("posterior", "seed", "step"),
     "acquisition.PartialProbability": called(),
     "acquisition.InformativeProbability": called("trials"),
@@ -219,6 +237,8 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("path", SIGNATURES)
 def test_signature(path: str) -> None:
+    if path.startswith("trainers."):
+        importlib.import_module(f"bayes_prompt.{path.rpartition('.')[0]}")
     value: Any = bp
     for name in path.split("."):
         value = getattr(value, name)

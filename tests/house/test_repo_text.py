@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 FORBIDDEN = {
-    "absolute path": r"(?<![\w.~-])/(?:work|root|home|Users)/\w",
-    "registry host": r"\b(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)\b",
-    "issue number": r"(?i)\b(?:issue|pull request) ?#?\d+",
+    "absolute path": r"(?<![\w.~-])/(?:work|root|home|Users|tmp|opt|mnt|srv)/\w",
+    "registry host": r"\b(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)\b|\bdownload\.pytorch\.org\b",
+    "issue number": r"(?i)\b(?:issue|pull request|session) ?#?\d+|(?<![\w&/#])#\d+\b",
     "unfinished work": r"\b(?:TO[D]O|FIX[M]E|XX[X]|NotImplemented[E]rror)\b|\bx[f]ail\b",
     "merge conflict": r"^(?:<{7}|>{7})",
     "trailing space": r"[ \t]+$",
@@ -55,8 +55,11 @@ def test_text(root: Path, files: list[Path], what: str) -> None:
     ("what", "bad", "good"),
     [
         ("absolute path", "see /" + "home/me/x", "a/home/x, https://x.org/home/y, /workspace"),
+        ("absolute path", "in /" + "tmp/x", "a/tmp/x, /tmpfs"),
         ("registry host", "at pypi" + ".org", "pypi"),
-        ("issue number", "see issue " + "#12", "an issue of 12 prompts"),
+        ("registry host", "at download.pytorch" + ".org/whl", "pytorch.org"),
+        ("issue number", "see issue " + "#" + "12", "an issue of 12 prompts"),
+        ("issue number", "fixes " + "#" + "12", "&" + "#" + "12; a colour #a12b3c"),
         ("unfinished work", "# TO" + "DO later", "todos"),
     ],
 )
