@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -37,7 +38,10 @@ class Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for bad usage or a missing extra, 130 when interrupted."""
+    """Run the command line and return its exit code.
+
+    0; 1 when results could not be written; 2 for bad usage or a missing extra; 130 when interrupted.
+    """
     options = build_parser().parse_args(arguments)
     command: Command = options.command
     missing = [module for module in command.needs if importlib.util.find_spec(module) is None]
@@ -70,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _methods(text: str) -> tuple[str, ...]:
     methods = tuple(name.strip() for name in text.split(","))
+    if "" in methods:
+        raise argparse.ArgumentTypeError(f"{text!r} leaves a name empty; write names with one comma between two")
     for name in methods:
         if name not in _METHODS:
             raise argparse.ArgumentTypeError(f"{name!r} is not a method; choose among {', '.join(_METHODS)}")
@@ -95,8 +101,10 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def _folder(text: str) -> Path:
-    path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
+    if not text:
+        raise argparse.ArgumentTypeError("must be the name of a folder, got ''")
+    path = Path(os.path.expanduser(text))
+    if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, these never raise
         raise argparse.ArgumentTypeError(f"{text!r} exists and is not a folder")
     return path
 
@@ -114,7 +122,7 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
     add(
         "--prompts",
         type=_whole(_LEAST_PROMPTS),
-        default=512,
+        default=256,
         metavar="N",
         help=f"prompts in the training pool, at least {_LEAST_PROMPTS} (default: %(default)s)",
     )
@@ -142,31 +150,50 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from bayes_prompt.testbed.files import writable_folder
+
+    try:
+        writable_folder(options.out, "argument --out")
+    except ValueError as error:
+        return _failed(2, error)
     terminal = Console(stderr=True, quiet=options.quiet)
+    failure: Exception | None = None
     # Whatever a library prints goes to stderr: stdout is for the results.
     with redirect_stdout(sys.stderr), _bars(terminal) as progress:
         progress("loading libraries", 0, None, "")
         from bayes_prompt.testbed import report
         from bayes_prompt.testbed.experiment import run
+        from bayes_prompt.testbed.results import NotWritten
 
         progress("loading libraries", 1, 1, "")
-        results = run(
-            options.methods,
-            steps=options.steps,
-            prompts=options.prompts,
-            seed=options.seed,
-            out=options.out,
-            cache=options.cache,
-            use_cache=not options.no_cache,
-            progress=progress,
-        )
+        try:
+            results = run(
+                options.methods,
+                steps=options.steps,
+                prompts=options.prompts,
+                seed=options.seed,
+                out=options.out,
+                cache=options.cache,
+                use_cache=not options.no_cache,
+                progress=progress,
+            )
+        except NotWritten as error:
+            results, failure = error.results, error
     if options.json:
-        print(json.dumps([report.summary(result) for result in results]))
+        print(json.dumps(report.summaries(results)))
     else:
         console = Console(width=None if sys.stdout.isatty() else 100)
-        console.print(report.table(results))
-        console.print(f"curves, results and rollout histories: {options.out}", highlight=False, soft_wrap=True)
-    return 0
+        report.show(results, console)
+        if failure is None:
+            # Its name may have characters that this terminal has not.
+            folder = str(options.out).encode(console.encoding, "backslashreplace").decode(console.encoding)
+            console.print(f"curves, results and rollout histories: {folder}", highlight=False, soft_wrap=True)
+    return 0 if failure is None else _failed(1, failure)
+
+
+def _failed(code: int, error: Exception) -> int:
+    print(f"bayes-prompt demo: error: {error}", file=sys.stderr)
+    return code
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from torch import Tensor
 
 COLUMNS = ("prompt_id", "step", "successes", "trials")
 _SHAPE_KEY = b"bayes_prompt.history"
+# A step or prompt number that is no running number would ask for tables beyond any memory. Two of this size: 16 GiB.
+_MOST_CELLS = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,26 +86,10 @@ class History:
 
         Raises:
             TypeError: an argument is not an integer, or does not hold integers.
-            ValueError: a shape, or a record out of range; the message names the record.
+            ValueError: a shape, a record out of range (the message names the record), or more than 2**30 cells (T, N).
         """
-        values = {"step": step, "prompt": prompt, "successes": successes, "trials": trials}
-        columns = {name: _column(name, value) for name, value in values.items()}
-        sizes = {name: len(column) for name, column in columns.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"step, prompt, successes and trials must have the same number of records; got {sizes}")
-        if num_steps is None:
-            num_steps = int(columns["step"].max()) + 1 if sizes["step"] else 0
-        num_prompts, num_steps = _size("num_prompts", num_prompts), _size("num_steps", num_steps)
-        for name, bound in (("step", num_steps), ("prompt", num_prompts)):
-            _check(name, columns[name], (columns[name] >= 0) & (columns[name] < bound), f"must lie in [0, {bound})")
-        _check("trials", columns["trials"], columns["trials"] >= 1, "must be at least 1")
-        within = (columns["successes"] >= 0) & (columns["successes"] <= columns["trials"])
-        _check("successes", columns["successes"], within, "must lie in [0, trials]")
-        cell = (columns["step"], columns["prompt"])
-        tables = [torch.zeros(num_steps, num_prompts, dtype=torch.int64) for _ in range(2)]
-        for table, name in zip(tables, ("successes", "trials"), strict=True):
-            table.index_put_(cell, columns[name], accumulate=True)
-        return cls(*tables)
+        records = {"step": step, "prompt": prompt, "successes": successes, "trials": trials}
+        return cls(*_tables(records, _size("num_prompts", num_prompts), num_steps))
 
     def write_parquet(self, path: str | PathLike[str]) -> None:
         """Write one row for each observation: columns prompt_id, step, successes, trials (int64), by step, then prompt.
@@ -135,7 +121,8 @@ class History:
             num_steps: T; None: likewise.
 
         Raises:
-            ValueError: a column is missing, has gaps, or holds what `from_records` refuses.
+            ValueError: a column is missing, has gaps, or holds what `from_records` refuses; the message
+                names the column. Or the file's own note of N and T cannot be read.
             TypeError: a column does not hold integers.
             ImportError: pyarrow is not installed.
         """
@@ -146,13 +133,45 @@ class History:
                 raise ValueError(f"the history needs a column {name!r}; the file has {table.column_names}")
             if table[name].null_count:
                 raise ValueError(f"column {name!r} has {table[name].null_count} missing values; every record needs one")
-        noted = json.loads((table.schema.metadata or {}).get(_SHAPE_KEY, b"{}"))
-        prompt, step, successes, trials = (table[name].to_numpy() for name in COLUMNS)
+        noted = _noted_sizes((table.schema.metadata or {}).get(_SHAPE_KEY))
         if num_prompts is None:
-            num_prompts = noted.get("num_prompts", int(prompt.max()) + 1 if len(prompt) else 0)
+            num_prompts = noted.get("num_prompts")
         if num_steps is None:
             num_steps = noted.get("num_steps")
-        return cls.from_records(step, prompt, successes, trials, num_prompts, num_steps)
+        records = {name: table[name].to_numpy() for name in ("step", "prompt_id", "successes", "trials")}
+        return cls(*_tables(records, num_prompts, num_steps))
+
+
+def _tables(records: dict[str, ArrayLike], num_prompts: int | None, num_steps: int | None) -> tuple[Tensor, Tensor]:
+    """Successes and trials (T, N) of the records, whose columns (R,) come in the order step, prompt, successes, trials.
+
+    Their names are those that errors call them by. A size of None: up to the last that occurs.
+    """
+    columns = {name: _column(name, values) for name, values in records.items()}
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"{', '.join(columns)} must have the same number of records; got {counts}")
+    (of_step, step), (of_prompt, prompt), (of_successes, successes), (of_trials, trials) = columns.items()
+    num_steps = _size("num_steps", _reach(step) if num_steps is None else num_steps)
+    num_prompts = _size("num_prompts", _reach(prompt) if num_prompts is None else num_prompts)
+    if num_steps * num_prompts > _MOST_CELLS:
+        raise ValueError(
+            f"{of_step} and {of_prompt} span a table of ({num_steps}, {num_prompts}), at most {_MOST_CELLS} cells are "
+            "accepted; number both from 0 and without gaps"
+        )
+    for name, column, bound in ((of_step, step, num_steps), (of_prompt, prompt, num_prompts)):
+        _check(name, column, (column >= 0) & (column < bound), f"must lie in [0, {bound})")
+    _check(of_trials, trials, trials >= 1, "must be at least 1")
+    _check(of_successes, successes, (successes >= 0) & (successes <= trials), f"must lie in [0, {of_trials}]")
+    tables = torch.zeros(2, num_steps, num_prompts, dtype=torch.int64)
+    for table, counted in zip(tables, (successes, trials), strict=True):
+        table.index_put_((step, prompt), counted, accumulate=True)
+    return tables[0], tables[1]
+
+
+def _reach(numbers: Tensor) -> int:
+    """How many there are when they are counted from 0 to the largest; negative ones are for others to refuse."""
+    return max(0, int(numbers.max())) + 1 if len(numbers) else 0
 
 
 def _integers(name: str, values: Tensor) -> Tensor:
@@ -171,12 +190,28 @@ def _size(name: str, value: int) -> int:
     return int(value)
 
 
+def _noted_sizes(note: bytes | None) -> dict[str, int]:
+    """What `write_parquet` noted of T and N; nothing in a file of somebody else's."""
+    if note is None:
+        return {}
+    try:
+        sizes = json.loads(note)
+        return {name: _size(name, sizes[name]) for name in ("num_steps", "num_prompts")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"the file's metadata {_SHAPE_KEY.decode()!r} must be a JSON object with the integers num_steps and "
+            f"num_prompts; got {note[:100]!r}"
+        ) from error
+
+
 def _column(name: str, values: ArrayLike) -> Tensor:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (R,); got {array.shape}")
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold integers; got {array.dtype}")
+    if array.dtype == np.uint64 and (over := array > np.iinfo(np.int64).max).any():
+        raise ValueError(f"{name}[{over.argmax()}] = {array[over][0]} must be below 2**63")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -14,31 +15,29 @@ from bayes_prompt import cli
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand in for the experiment: note what it is called with, and give two made-up results."""
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Stand in for the experiment: note what it is called with, and give made-up results. In an empty folder."""
     pytest.importorskip("trl")
     pytest.importorskip("rich")
     import torch
 
     from bayes_prompt.history import History
     from bayes_prompt.testbed import experiment
+    from bayes_prompt.testbed.results import Evaluation, RunResult
 
     noted: list[dict[str, Any]] = []
 
-    def run(methods: tuple[str, ...], **options: Any) -> list[experiment.RunResult]:
+    def run(methods: tuple[str, ...], **options: Any) -> list[RunResult]:
         noted.append({"methods": methods, **options})
         print("a library prints something")
         for done in (1, 2):
             options["progress"]("some stage", done, 2, "a remark")
-        history = History(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64))
-        return [
-            experiment.RunResult(
-                method, 0, 1, 4, [0.25], [0.5], [0.5], [(0, [0.0, 1.0]), (1, [1.0, 1.0])], 1.0, 0.1, 2.0, history
-            )
-            for method in methods
-        ]
+        history = History(torch.tensor([[1, 0, 0, 0]]), torch.full((1, 4), 2))
+        evaluations = [Evaluation(0, [0, 2], 2), Evaluation(1, [2, 2], 2)]
+        return [RunResult(method, 0, 1, 8, [0.5], [0.5], evaluations, 1.0, 0.1, 2.0, history) for method in methods]
 
     monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.chdir(tmp_path)
     return noted
 
 
@@ -49,7 +48,7 @@ def test_defaults(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str
     assert options == {
         "methods": ("uniform", "dps"),
         "steps": 40,
-        "prompts": 512,
+        "prompts": 256,
         "seed": 0,
         "out": Path("bayes-prompt-demo"),
         "cache": None,
@@ -89,6 +88,7 @@ def test_json_is_all_there_is_on_stdout(calls: list[dict[str, Any]], capsys: pyt
     printed = capsys.readouterr()
     (figures,) = json.loads(printed.out)
     assert (figures["method"], figures["effective_sample_ratio"]) == ("dps", 0.25)
+    assert (figures["useful_prompts"], figures["gain_over"]) == (1, {})
     assert figures["held_out"]["gain"]["mean"] == 0.5
     assert "some stage" in printed.err
 
@@ -108,9 +108,12 @@ def test_quiet(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) 
         ("--seed 4294967296", "argument --seed: must be an integer in [0, 4294967295], got 4294967296"),
         ("--methods uniform,best", "argument --methods: 'best' is not a method; choose among uniform, dps"),
         ("--methods uniform,uniform", "argument --methods: 'uniform,uniform' names a method twice"),
-        ("--methods ,", "argument --methods: '' is not a method"),
+        ("--methods ,", "argument --methods: ',' leaves a name empty; write names with one comma between two"),
+        ("--methods uniform,dps,", "argument --methods: 'uniform,dps,' leaves a name empty"),
         ("--cache here --no-cache", "not allowed with argument --cache"),
         (f"--out {__file__}", "exists and is not a folder"),
+        ("--out=", "argument --out: must be the name of a folder, got ''"),
+        ("--cache=", "argument --cache: must be the name of a folder, got ''"),
     ],
 )
 def test_bad_values(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +150,47 @@ def test_interrupted(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(experiment, "run", stop)
     assert cli.main(["demo", "--quiet"]) == 130
+
+
+@pytest.mark.parametrize("out", ["afile/sub", "afile/sub/deeper", "/proc/x", "a" * 300])
+def test_a_folder_that_cannot_be_written_to_is_noticed_at_once(
+    calls: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (tmp_path / "afile").write_text("")
+    assert cli.main(["demo", "--out", out]) == 2
+    printed = capsys.readouterr()
+    assert not calls and printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert f"argument --out must be a folder in which files can be written; got '{out}'" in line
+
+
+def test_results_are_printed_though_they_cannot_be_written(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bayes_prompt.testbed import experiment
+    from bayes_prompt.testbed.results import NotWritten
+
+    run = experiment.run
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise NotWritten("no space left", run(*arguments, **options))
+
+    monkeypatch.setattr(experiment, "run", full)
+    assert cli.main(["demo", "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert "uniform" in printed.out and "dps" in printed.out and "curves" not in printed.out
+    assert "no space left" in printed.err
+    assert cli.main(["demo", "--quiet", "--json"]) == 1
+    assert [part["method"] for part in json.loads(capsys.readouterr().out)] == ["uniform", "dps"]
+
+
+def test_a_terminal_that_has_only_ascii(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli.main(["demo", "--quiet", "--out", "ergebnisse-für-später"]) == 0
+    stdout.seek(0)
+    printed = stdout.read()
+    assert "0.500+-.500" in printed and "ergebnisse-f\\xfcr-sp\\xe4ter" in printed
 
 
 def test_help_loads_nothing_heavy() -> None:

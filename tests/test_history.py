@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -11,12 +12,12 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from bayes_prompt.history import History
+from bayes_prompt.history import COLUMNS, History
 
 RECORDS = {"step": [0, 0, 2, 2], "prompt": [1, 3, 0, 1], "successes": [2, 0, 8, 1], "trials": [8, 4, 8, 1]}
 
 
-def write(path: Path, columns: dict[str, list[int] | list[float] | list[None]]) -> Path:
+def write(path: Path, columns: dict[str, Any]) -> Path:
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return path
 
@@ -51,6 +52,9 @@ def test_records_of_one_prompt_in_one_step_are_added() -> None:
         ({"num_prompts": 0}, r"num_prompts must be at least 1; got 0"),
         ({"num_steps": 0}, r"num_steps must be at least 1; got 0"),
         ({"num_steps": 2}, r"step\[2\] = 2 must lie in \[0, 2\)"),
+        ({"step": [-1, -1, -2, -2]}, r"step\[0\] = -1 must lie in \[0, 1\)"),
+        ({"step": [0, 0, 0, 2**60]}, r"step and prompt span a table of \(1152921504606846977, 4\), at most 1073741824"),
+        ({"num_prompts": 2**60}, r"step and prompt span a table of \(3, 1152921504606846976\)"),
     ],
 )
 def test_bad_records_are_named(change: dict[str, object], message: str) -> None:
@@ -141,6 +145,54 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         History.read_parquet(write(tmp_path / "c.parquet", {**good, "successes": [0.5]}))
     with pytest.raises(ValueError, match=r"successes\[0\] = 5 must lie in \[0, trials\]"):
         History.read_parquet(write(tmp_path / "d.parquet", {**good, "successes": [5]}))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("prompt_id", [-1], r"prompt_id\[0\] = -1 must lie in \[0, 1\)"),
+        ("step", [-3], r"step\[0\] = -3 must lie in \[0, 1\)"),
+        ("step", [2**63 - 1], r"step and prompt_id span a table of \(9223372036854775808, 3\)"),
+        ("prompt_id", [2**40], r"step and prompt_id span a table of \(2, 1099511627777\)"),
+        ("prompt_id", np.array([2**63 + 5], np.uint64), r"prompt_id\[0\] = 9223372036854775813 must be below 2\*\*63"),
+        ("trials", np.array([2**64 - 1], np.uint64), r"trials\[0\] = 18446744073709551615 must be below 2\*\*63"),
+        ("successes", [5], r"successes\[0\] = 5 must lie in \[0, trials\]"),
+    ],
+)
+def test_values_that_no_history_has_are_named_by_their_column(
+    tmp_path: Path, column: str, values: Any, message: str
+) -> None:
+    good: dict[str, Any] = {"step": [1], "prompt_id": [2], "successes": [1], "trials": [4]}
+    with pytest.raises(ValueError, match=message):
+        History.read_parquet(write(tmp_path / "f.parquet", {**good, column: values}))
+
+
+def test_unsigned_columns_are_read(tmp_path: Path) -> None:
+    columns = {name: np.array([value], np.uint64) for name, value in zip(COLUMNS, (2, 1, 3, 4), strict=True)}
+    assert History.read_parquet(write(tmp_path / "f.parquet", columns)).trials.tolist() == [[0, 0, 0], [0, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"not json",
+        b"\xff",
+        b"[1]",
+        b"{}",
+        b'{"num_steps": 2}',
+        b'{"num_steps": "2", "num_prompts": 3}',
+        b'{"num_steps": 0, "num_prompts": 3}',
+    ],
+)
+def test_a_note_that_cannot_be_read_is_named(tmp_path: Path, note: bytes) -> None:
+    path = tmp_path / "f.parquet"
+    one = torch.ones(2, 3, dtype=torch.int64)
+    History(one, one).write_parquet(path)
+    table = pyarrow.parquet.read_table(path)
+    (key,) = table.schema.metadata
+    pyarrow.parquet.write_table(table.replace_schema_metadata({key: note}), path)
+    with pytest.raises(ValueError, match=r"metadata 'bayes_prompt.history' must be a JSON object"):
+        History.read_parquet(path)
 
 
 def test_a_history_to_be_sampled_has_nothing_to_write(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@
 | `model` | the character-level tokenizer and Llama, and sampling from it |
 | `warm_start` | the supervised start that all methods share |
 | `experiment` | GRPO once per method of choosing prompts |
-| `report` | table, curves, JSON and Parquet of the results |
+| `settings`, `results`, `checks` | what goes into an experiment and comes out of it; checks of the former |
+| `report`, `plots`, `files` | table, curves, JSON and Parquet of the results; folders and whole files |
+| `surroundings` | what a run changes in its process and puts back |
 
-`run(methods=("uniform", "dps"), steps=50, seed=0)` does it all and needs the extra `demo`.
+`run(methods=("uniform", "dps"), steps=40, seed=0)` does it all and needs the extra `demo`.
 """
 
 from __future__ import annotations

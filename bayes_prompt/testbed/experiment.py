@@ -6,10 +6,7 @@ import copy
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,14 @@ from trl import GRPOConfig
 from bayes_prompt import recipes
 from bayes_prompt.history import History
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.testbed.model import MAX_NEW_TOKENS, MuonAndAdamW, sample
+from bayes_prompt.testbed import checks, report
+from bayes_prompt.testbed.files import writable_folder
+from bayes_prompt.testbed.model import MAX_NEW_TOKENS, MuonAndAdamW, never_sampled, sample
+from bayes_prompt.testbed.results import Evaluation, NotWritten, RunResult
+from bayes_prompt.testbed.settings import Settings
+from bayes_prompt.testbed.surroundings import left_alone
 from bayes_prompt.testbed.tasks import Task, make_split
-from bayes_prompt.testbed.warm_start import Policy, WarmStart, default_cache, warm_start
+from bayes_prompt.testbed.warm_start import Policy, default_cache, warm_start
 from bayes_prompt.trainers.trl import GRPOTrainer
 
 #: The methods that `run` knows: recipes by name.
@@ -33,66 +35,10 @@ WARM_START = "warm start"
 Progress = Callable[[str, int, int | None, str], None]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all methods of an experiment share.
-
-    steps: of GRPO.  prompts: in the training pool.  batch_size: prompts a step.  group_size: rollouts of each.
-    learning_rate: of MuonAndAdamW, after `warm_up` steps of linear rise.  temperature: of every sampling.  held_out:
-    prompts never trained on, on which the mean reward is measured before, after, and every `evaluate_every` steps, with
-    `held_out_samples` completions of each.
-    """
-
-    steps: int = 40
-    prompts: int = 512
-    batch_size: int = 64
-    group_size: int = 8
-    learning_rate: float = 1e-4
-    warm_up: int = 5
-    temperature: float = 1.0
-    held_out: int = 256
-    held_out_samples: int = 4
-    evaluate_every: int = 10
-    warm_start: WarmStart = field(default_factory=WarmStart)
-
-    def __post_init__(self) -> None:
-        """Check what the trainer would only fail on later."""
-        least_of = {"steps": 1, "batch_size": 1, "held_out_samples": 1, "evaluate_every": 1}
-        least_of |= {"group_size": 2, "held_out": 2}  # for an advantage, and for a standard error
-        least_of |= {"prompts": max(self.batch_size, self.warm_start.check_prompts)}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of one method.
-
-    effective_sample_ratio, reward, pool_success_rate: of every step: the share of groups that were partially solved,
-    the mean reward of the rollouts, and the selector's estimate of the mean success rate of the whole pool.
-    held_out: (step, success rate of each held-out prompt) of every evaluation; the first is the common start.
-    seconds_selecting: spent by the selector on choosing and learning.  seconds: of the whole run, evaluations included.
-    """
-
-    method: str
-    seed: int
-    steps: int
-    rollouts: int
-    effective_sample_ratio: list[float]
-    reward: list[float]
-    pool_success_rate: list[float]
-    held_out: list[tuple[int, list[float]]]
-    coverage: float
-    seconds_selecting: float
-    seconds: float
-    history: History
-
-
 def run(
     methods: Sequence[str] = ("uniform", "dps"),
     steps: int = 40,
-    prompts: int = 512,
+    prompts: int = 256,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -103,28 +49,32 @@ def run(
 ) -> list[RunResult]:
     """Warm-start a policy, finetune a copy of it with each of `methods`, and say what came out.
 
+    The states of the global random generators are afterwards what they were before.
+
     Args:
         methods: of METHODS, each at most once.
         steps, prompts: as in `Settings`; ignored when `settings` are given.
-        seed: of tasks, weights, sampling and selection.
-        out: a folder (made if missing) for `curves.png`, `results.json`, `prompts.parquet`, `history_METHOD.parquet`.
+        seed: of tasks, weights, sampling and selection, in [0, 2**32).
+        out: a folder (made if missing) for the files that `report.write` makes. It is tried before the work begins,
+            and whenever a method ends all that is known is written.
         settings: all the rest.
         cache: folder of warm starts; default: $BAYES_PROMPT_CACHE, or bayes_prompt/ in the user's cache folder.
         use_cache: False makes the warm start anew and keeps nothing.
         progress: told how far it is.
 
     Raises:
-        ValueError: an unknown or repeated method, or a setting out of range.
+        ValueError: an unknown or repeated method, a setting out of range, or an `out` that cannot be written to.
+        NotWritten: all is done, but the last attempt to write failed; the error has the results.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}; got {method!r}")
-    if not methods or len(set(methods)) != len(methods):
-        raise ValueError(f"methods must name at least one method, each once; got {list(methods)}")
+    methods = _checked(methods)
     settings = settings or Settings(steps=steps, prompts=prompts)
+    checks.integer("seed", seed, 0, 2**32 - 1)  # NumPy's generator, which the trainer seeds too, takes 32 bits
+    folder = None if out is None else writable_folder(out)
+    kept = (Path(cache) if cache is not None else default_cache()) if use_cache else None
     tell = progress or (lambda stage, done, total, remark: None)
-    folder = (Path(cache) if cache is not None else default_cache()) if use_cache else None
-    with _quiet(), _threads():
+    results: list[RunResult] = []
+    failure: Exception | None = None
+    with left_alone():
         train, held_out = make_split(settings.prompts, settings.held_out, seed)
         goal = settings.warm_start.target
         tell(WARM_START, 0, None, f"until a pass rate of {goal:.2f}")
@@ -133,24 +83,39 @@ def run(
             train,
             held_out,
             seed,
-            cache=folder,
+            cache=kept,
             on_check=lambda step, rate: tell(WARM_START, step, None, f"pass rate {rate:.2f} of {goal:.2f}"),
         )
         reached, rate = policy.checks[-1]
         tell(WARM_START, reached, reached, f"pass rate {rate:.2f}")
-        start = _evaluate(policy, policy.model, settings, held_out, seed)
-        results = [_finetune(method, policy, start, settings, train, held_out, seed, tell) for method in methods]
-    if out is not None:
-        from bayes_prompt.testbed import report
-
-        report.write(results, train, out)
+        start = _evaluate(policy, policy.model, settings, held_out, seed, step=0)
+        for method in methods:
+            results.append(_finetune(method, policy, start, settings, train, held_out, seed, tell))
+            if folder is not None:
+                try:
+                    report.write(results, train, held_out, folder)
+                    failure = None
+                except Exception as error:  # no reason is good enough to lose the results of minutes
+                    failure = error
+    if failure is not None:
+        raise NotWritten(f"the results could not be written to {folder}: {failure}", results) from failure
     return results
+
+
+def _checked(methods: Sequence[str]) -> tuple[str, ...]:
+    accepted = f"one or more of {', '.join(METHODS)}, each once"
+    if isinstance(methods, str):
+        raise ValueError(f"methods must be a sequence of {accepted}; got the string {methods!r}")
+    given = tuple(methods)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(METHODS):
+        raise ValueError(f"methods must be {accepted}; got {list(given)}")
+    return given
 
 
 def _finetune(
     method: str,
     policy: Policy,
-    start: list[float],
+    start: Evaluation,
     settings: Settings,
     train: list[Task],
     held_out: list[Task],
@@ -158,8 +123,8 @@ def _finetune(
     tell: Progress,
 ) -> RunResult:
     started = time.perf_counter()
-    recipe: Callable[..., PromptSelector] = getattr(recipes, method)
-    selector = recipe(num_prompts=len(train), batch_size=settings.batch_size, seed=seed)
+    _compile(_selector(method, settings, seed), settings)
+    selector = _selector(method, settings, seed)
     batches: list[tuple[list[int], list[float]]] = []  # (row of each completion, its reward) of every step
 
     def reward(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float]:
@@ -170,14 +135,19 @@ def _finetune(
     watch = _Watch(method, policy, selector, settings, held_out, seed, tell)
     with tempfile.TemporaryDirectory() as scratch:
         model = copy.deepcopy(policy.model)
+        optimizer = MuonAndAdamW(model, settings.learning_rate)
+        # Not one of the Trainer's own schedules, which begin at 0: nothing would be learned from the first batch.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda steps_done: min(1.0, (steps_done + 1) / max(1, settings.warm_up))
+        )
         trainer = GRPOTrainer(
             model=model,
             processing_class=policy.tokenizer,
             reward_funcs=reward,
             train_dataset=Dataset.from_dict({"prompt": [task.text for task in train], "row": range(len(train))}),
-            args=_arguments(settings, seed, scratch),
+            args=_arguments(settings, policy, seed, scratch),
             callbacks=[watch],
-            optimizers=(MuonAndAdamW(model, settings.learning_rate), None),
+            optimizers=(optimizer, schedule),
             selector=selector,
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -188,15 +158,27 @@ def _finetune(
         seed=seed,
         steps=len(batches),
         rollouts=int(history.trials.sum()),
-        effective_sample_ratio=_effective_sample_ratio(history),
         reward=[sum(rewards) / len(rewards) for _, rewards in batches],
         pool_success_rate=watch.pool_success_rate,
-        held_out=[(0, start), *watch.held_out],
+        held_out=[start, *watch.held_out],
         coverage=float((history.trials.sum(0) > 0).double().mean()),
         seconds_selecting=trainer.selector_seconds,
         seconds=time.perf_counter() - started,
         history=history,
     )
+
+
+def _selector(method: str, settings: Settings, seed: int) -> PromptSelector:
+    recipe: Callable[..., PromptSelector] = getattr(recipes, method)
+    return recipe(num_prompts=settings.prompts, batch_size=settings.batch_size, seed=seed)
+
+
+def _compile(selector: PromptSelector, settings: Settings) -> None:
+    """Two steps of a selector that is then thrown away compile its kernels, so that no clock sees it."""
+    for _ in range(2):
+        nothing = torch.zeros(settings.batch_size, dtype=torch.int64)
+        selector.update(selector.select(), successes=nothing, trials=settings.group_size)
+        selector.metrics()
 
 
 class _Watch(transformers.TrainerCallback):
@@ -215,7 +197,7 @@ class _Watch(transformers.TrainerCallback):
         self.method, self.policy, self.selector, self.settings = method, policy, selector, settings
         self.tasks, self.seed, self.tell = held_out, seed, tell
         self.pool_success_rate: list[float] = []
-        self.held_out: list[tuple[int, list[float]]] = []
+        self.held_out: list[Evaluation] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer."""
@@ -223,12 +205,13 @@ class _Watch(transformers.TrainerCallback):
         figures = self.selector.metrics()
         self.pool_success_rate.append(figures["pool_success_rate"])
         if step % self.settings.evaluate_every == 0 or step == steps:
-            rates = _evaluate(self.policy, kwargs["model"], self.settings, self.tasks, self.seed)
-            self.held_out.append((step, rates))
+            self.held_out.append(
+                _evaluate(self.policy, kwargs["model"], self.settings, self.tasks, self.seed, step=step)
+            )
         self.tell(self.method, step, steps, f"effective sample ratio {figures['effective_sample_ratio']:.2f}")
 
 
-def _arguments(settings: Settings, seed: int, folder: str) -> GRPOConfig:
+def _arguments(settings: Settings, policy: Policy, seed: int, folder: str) -> GRPOConfig:
     """One optimizer step on all rollouts of a generation batch: on-policy, without a reference model."""
     return GRPOConfig(
         output_dir=folder,
@@ -237,9 +220,7 @@ def _arguments(settings: Settings, seed: int, folder: str) -> GRPOConfig:
         num_generations=settings.group_size,
         max_completion_length=MAX_NEW_TOKENS,
         temperature=settings.temperature,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=settings.warm_up,
+        generation_kwargs={"suppress_tokens": never_sampled(policy.tokenizer)},
         beta=0.0,
         seed=seed,
         bf16=False,
@@ -253,12 +234,16 @@ def _arguments(settings: Settings, seed: int, folder: str) -> GRPOConfig:
     )
 
 
-def _evaluate(policy: Policy, model: Any, settings: Settings, held_out: list[Task], seed: int) -> list[float]:
-    """Success rate of every held-out task; every evaluation draws with the same seed."""
-    samples = settings.held_out_samples
+def _evaluate(
+    policy: Policy, model: Any, settings: Settings, held_out: list[Task], seed: int, *, step: int
+) -> Evaluation:
+    """How often `model` solves every held-out task; every evaluation draws with the same seed."""
+    # The two that the gain is measured with get more.
+    samples = settings.held_out_samples * (2 if step in (0, settings.steps) else 1)
     texts = [task.text for task in held_out]
     groups = sample(model, policy.tokenizer, texts, samples, temperature=settings.temperature, seed=seed)
-    return [sum(map(task.reward, group)) / samples for task, group in zip(held_out, groups, strict=True)]
+    solved = [sum(task.reward(text) >= 1 for text in group) for task, group in zip(held_out, groups, strict=True)]
+    return Evaluation(step, solved, samples)
 
 
 def _history(batches: list[tuple[list[int], list[float]]], prompts: int) -> History:
@@ -266,39 +251,3 @@ def _history(batches: list[tuple[list[int], list[float]]], prompts: int) -> Hist
     rows = [row for rows, _ in batches for row in rows]
     solved = [int(reward >= 1) for _, rewards in batches for reward in rewards]
     return History.from_records(step, rows, solved, [1] * len(rows), num_prompts=prompts, num_steps=len(batches))
-
-
-def _effective_sample_ratio(history: History) -> list[float]:
-    """Share of the groups of every step in which some rollouts succeeded and some failed."""
-    assert history.successes is not None
-    seen = history.trials > 0
-    mixed = (history.successes > 0) & (history.successes < history.trials)
-    return (mixed.sum(1) / seen.sum(1)).tolist()
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    """Use the cores that this process may use, at most 8: the matrices are too small for more."""
-    before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(min(8, cores))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' remarks off the terminal; errors still get through."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # TRL and the Trainer still use names that transformers 5.23 is renaming.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            yield
-    finally:
-        transformers.logging.set_verbosity(before)
-        transformers.logging.enable_progress_bar()

@@ -73,12 +73,28 @@ class MuonAndAdamW(torch.optim.Optimizer):
         muon = torch.optim.Muon(matrices, learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         adam = torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.parts = (muon, adam)
-        super().__init__([*muon.param_groups, *adam.param_groups], {})  # the same groups: a scheduler reaches both
+        super().__init__([*muon.param_groups, *adam.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on the groups and the state of the whole: what reaches the one reaches the other."""
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all weights; closures are not supported."""
         for part in self.parts:
             part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer. It makes new groups and a new state, which the parts must be told of."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def never_sampled(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that decoding skips though they do not end a text: with them "1<pad>2" would pass for "12"."""
+    return [tokenizer.pad_token_id, tokenizer.unk_token_id]
 
 
 @torch.no_grad()
@@ -107,7 +123,12 @@ def sample(
                 rows[start : start + batch_size], return_tensors="pt", padding=True, return_token_type_ids=False
             )
             tokens = model.generate(
-                **inputs, do_sample=True, temperature=temperature, top_k=0, max_new_tokens=MAX_NEW_TOKENS
+                **inputs,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                max_new_tokens=MAX_NEW_TOKENS,
+                suppress_tokens=never_sampled(tokenizer),
             )
             width = inputs["input_ids"].shape[1]
             completions += tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)

@@ -3,7 +3,7 @@
 Every task is one short line of text that ends in "=", and its verifier reads what the model wrote after it. Tasks are a
 function of the seed alone. Texts never repeat within a pool, and held-out texts never occur in the training pool.
 
-    37+85=    37-85=    7*12=    max 37,85,12=    sort 40315=    rev hqbzk=    cnt a:abcada=    nth 3:hqbzk=
+    37+85=    37-85=    7*12=    max 37,85=    sort 40315=    rev hqbzk=    cnt a:abbab=    nth 3:hqbzk=
     cd 3,4,2:14=   (Countdown: reach 14 with 3, 4 and 2; 3*4+2)
 """
 
@@ -19,7 +19,8 @@ from bayes_prompt.testbed.countdown import Countdown, evaluate
 LEVELS = 4
 #: The characters that prompts and answers are made of.
 ALPHABET = "0123456789" + ascii_lowercase + "+-*/(),:= "
-#: No answer is longer than this many characters.
+#: No answer that is made here is longer than this many characters. Countdown has longer correct ones, such as
+#: "(4+5)*6-7", but the policy is not given the room to write them.
 MAX_ANSWER = 7
 
 
@@ -71,7 +72,8 @@ def _mul(rng: Random, level: int) -> Task:
 
 
 def _max(rng: Random, level: int) -> Task:
-    count, digits = ((2, 1), (2, 2), (3, 2), (3, 3))[level - 1]
+    # More numbers make the largest possible answer likelier, more digits less likely: both grow together.
+    count, digits = ((2, 1), (2, 2), (3, 3), (3, 4))[level - 1]
     numbers = [_digits(rng, digits) for _ in range(count)]
     return Task(f"max {','.join(map(str, numbers))}=", "max", level, str(max(numbers)))
 
@@ -87,8 +89,10 @@ def _rev(rng: Random, level: int) -> Task:
 
 
 def _cnt(rng: Random, level: int) -> Task:
-    word = "".join(rng.choice("abcd") for _ in range(2 * level))
-    letter = rng.choice("abcd")
+    # Of two letters, so that the count is spread out: with more of them it is nearly always 0 or 1.
+    pair = rng.sample("abcd", 2)
+    word = "".join(rng.choice(pair) for _ in range((3, 5, 8, 11)[level - 1]))
+    letter = rng.choice(pair)
     return Task(f"cnt {letter}:{word}=", "cnt", level, str(word.count(letter)))
 
 

@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -24,11 +22,13 @@ import transformers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bayes_prompt.testbed import countdown, model, tasks
+from bayes_prompt import checkpoint
+from bayes_prompt.testbed import checks, countdown, model, tasks
 from bayes_prompt.testbed.model import ModelSize, MuonAndAdamW, build_model, build_tokenizer, sample
-from bayes_prompt.testbed.tasks import Task
+from bayes_prompt.testbed.tasks import LEVELS, Task
 
 logger = logging.getLogger(__name__)
+_KIND = "WarmStart"
 
 #: Called with (steps done, newest measured pass rate).
 OnCheck = Callable[[int, float], None]
@@ -36,12 +36,16 @@ OnCheck = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Settings of the supervised warm start.
+    """Settings of the supervised warm start, on an endless stream of tasks with their answers.
+
+    Prompts of the training pool may occur in that stream (easy ones often do: there are not many). Held-out ones never.
 
     target: mean pass rate at which to stop, measured every `check_every` steps with `check_samples` completions of each
     of the first `check_prompts` training prompts at `temperature`.  max_steps: stop here in any case.  batch_size:
     tasks a step.  level_weights: how often each level occurs, easy ones first and most.  learning_rate: of
     MuonAndAdamW, after `warm_up` steps of linear rise.
+
+    Raises ValueError when a field is out of range.
     """
 
     size: ModelSize = field(default_factory=ModelSize)
@@ -55,6 +59,19 @@ class WarmStart:
     check_prompts: int = 256
     check_samples: int = 2
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check what would only fail on the way, or never."""
+        for name in ("max_steps", "batch_size", "check_every", "check_prompts", "check_samples"):
+            checks.integer(name, getattr(self, name), 1)
+        checks.integer("warm_up", self.warm_up, 0)
+        for level, weight in enumerate(self.level_weights):
+            checks.integer(f"level_weights[{level}]", weight, 0)
+        checks.integer("the number of level_weights", len(self.level_weights), LEVELS, LEVELS)
+        checks.integer("the sum of level_weights", sum(self.level_weights), 1)
+        checks.number("target", self.target, most=1, zero=True)
+        for name in ("learning_rate", "temperature"):
+            checks.number(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -78,19 +95,23 @@ def warm_start(
 ) -> Policy:
     """A policy that solves about `settings.target` of the tasks, from the cache folder where it lies there already.
 
-    It is finetuned on an endless stream of fresh tasks with their answers; no held-out task occurs in it. `cache` None
-    neither reads nor writes. Raises ValueError when `train` has fewer than `settings.check_prompts` tasks.
+    `cache` None neither reads nor writes; a folder that cannot be written to is no more than a warning. Raises
+    ValueError when `train` has fewer than `settings.check_prompts` tasks.
     """
     if len(train) < settings.check_prompts:
         raise ValueError(f"train has {len(train)} tasks, the pass rate is measured on {settings.check_prompts}")
     checked = train[: settings.check_prompts]
     if cache is None:
         return _finetune(settings, checked, held_out, seed, on_check)
-    folder = cache / f"warm-start-{cache_key(settings, checked, held_out, seed)}"
-    policy = _load(folder)
+    path = cache / f"warm-start-{cache_key(settings, checked, held_out, seed)}.safetensors"
+    policy = _load(settings, path)
     if policy is None:
-        policy = _finetune(settings, checked, held_out, seed, on_check)
-        _save(policy, folder)
+        made = _finetune(settings, checked, held_out, seed, on_check)
+        # Another process may have been quicker with the same: then all use its start.
+        policy = _load(settings, path, warn=False)
+        if policy is None:
+            policy = made
+            _save(policy, path)
     return policy
 
 
@@ -155,7 +176,7 @@ def _finetune(
     checks: list[tuple[int, float]] = []
     for step in range(1, settings.max_steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, step / settings.warm_up)
+            group["lr"] = settings.learning_rate * min(1.0, step / max(1, settings.warm_up))
         tokens, labels = supervised_batch(tokenizer, next(batches))
         loss = policy(input_ids=tokens, labels=labels).loss
         loss.backward()
@@ -186,29 +207,34 @@ def _pass_rate(
     return sum(rewards) / len(rewards)
 
 
-def _save(policy: Policy, folder: Path) -> None:
-    """Write to a temporary folder beside the final one and rename it, so that what lies there is always whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="writing-", dir=folder.parent))
+def _save(policy: Policy, path: Path) -> None:
+    """One file that is replaced in one stroke: whoever reads or writes at the same time has a whole one."""
+    state = {"weights": policy.model.state_dict(), "losses": policy.losses, "checks": policy.checks}
     try:
-        policy.model.save_pretrained(scratch)
-        record = {"losses": policy.losses, "checks": policy.checks}
-        (scratch / "warm_start.json").write_text(json.dumps(record))
-        if folder.exists():  # an unreadable one, or another process was quicker with the same
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(path, state, kind=_KIND)
+    except OSError as error:
+        logger.warning("the warm start cannot be kept in %s (%s); it will be made anew next time", path.parent, error)
 
 
-def _load(folder: Path) -> Policy | None:
-    """What lies in the folder, or None when there is nothing that can be read."""
-    if not folder.is_dir():
+def _load(settings: WarmStart, path: Path, *, warn: bool = True) -> Policy | None:
+    """What lies there, or None when there is nothing or something is wrong with it."""
+    try:
+        state = checkpoint.read(path, kind=_KIND)  # which checks a digest
+        losses = [float(loss) for loss in state["losses"]]
+        checks = [(int(step), float(rate)) for step, rate in state["checks"]]
+        if not checks:
+            raise ValueError("it has no measured pass rate")
+        tokenizer = build_tokenizer()
+        policy = build_model(tokenizer, settings.size, seed=0)
+        policy.load_state_dict(state["weights"])  # missing, unexpected and misshapen weights are errors
+        for name, weight in policy.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise ValueError(f"{name} is not finite")
+    except FileNotFoundError:
         return None
-    try:
-        record = json.loads((folder / "warm_start.json").read_text())
-        policy = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever is wrong with a cached file, the answer is to make it anew
-        logger.warning("the cached warm start %s cannot be read (%s); it is made anew", folder, error)
+        if warn:
+            logger.warning("the cached warm start %s cannot be used (%s); it is made anew", path, error)
         return None
-    return Policy(policy, build_tokenizer(), record["losses"], [(step, rate) for step, rate in record["checks"]])
+    return Policy(policy, tokenizer, losses, checks)

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
+import random
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +16,15 @@ pytest.importorskip("trl")
 pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 
+from transformers import LlamaForCausalLM
+from transformers.utils import logging
+
 from bayes_prompt import recipes
 from bayes_prompt.history import History
+from bayes_prompt.testbed import experiment, report
 from bayes_prompt.testbed.experiment import METHODS, WARM_START, RunResult, Settings, run
-from bayes_prompt.testbed.model import ModelSize
+from bayes_prompt.testbed.model import ModelSize, MuonAndAdamW, build_tokenizer, never_sampled
+from bayes_prompt.testbed.results import NotWritten
 from bayes_prompt.testbed.warm_start import WarmStart
 
 TINY = Settings(
@@ -67,9 +77,11 @@ def test_both_methods_get_the_same(results: list[RunResult]) -> None:
         assert [len(curve) for curve in (result.effective_sample_ratio, result.reward, result.pool_success_rate)] == [
             3
         ] * 3
-        assert [step for step, _ in result.held_out] == [0, 2, 3]
-        assert all(len(rates) == 6 and min(rates) >= 0 and max(rates) <= 1 for _, rates in result.held_out)
+        assert [evaluation.step for evaluation in result.held_out] == [0, 2, 3]
+        for evaluation in result.held_out:
+            assert len(evaluation.rates) == 6 and min(evaluation.rates) >= 0 and max(evaluation.rates) <= 1
         assert 0 < result.seconds_selecting < result.seconds
+        assert [evaluation.samples for evaluation in result.held_out] == [4, 2, 4]
     assert results[0].held_out[0] == results[1].held_out[0]
 
 
@@ -84,6 +96,11 @@ def test_the_history_is_what_was_rolled_out(results: list[RunResult]) -> None:
         assert result.reward == pytest.approx((history.successes.sum(1) / 16).tolist())
         mixed = ((history.successes > 0) & (history.successes < history.trials)).sum(1) / 4
         assert result.effective_sample_ratio == mixed.tolist()
+        useful: set[int] = set()
+        for step, count in enumerate(result.useful_prompts):
+            partly = (history.successes[step] > 0) & (history.successes[step] < history.trials[step])
+            useful |= set(partly.nonzero().flatten().tolist())
+            assert count == len(useful)
         assert result.coverage == float((history.trials > 0).any(0).double().mean())
 
 
@@ -121,17 +138,118 @@ def test_a_function_of_the_seed(results: list[RunResult], folder: Path) -> None:
     assert again.held_out == results[1].held_out
 
 
-def test_library_settings_are_left_alone(results: list[RunResult]) -> None:
-    import transformers
+SHORT = replace(TINY, steps=1, warm_start=replace(TINY.warm_start, max_steps=1))
 
-    threads, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
-    run(
-        ("uniform",),
-        seed=1,
-        settings=replace(TINY, steps=1, warm_start=replace(TINY.warm_start, max_steps=1)),
-        use_cache=False,
-    )
-    assert (torch.get_num_threads(), transformers.logging.get_verbosity()) == (threads, verbosity)
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_library_settings_are_left_alone(monkeypatch: pytest.MonkeyPatch, bars: bool) -> None:
+    monkeypatch.setattr(logging, "_tqdm_active", bars)
+
+    def state() -> tuple[Any, ...]:
+        generators = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        return torch.get_num_threads(), logging.get_verbosity(), logging.is_progress_bar_enabled(), generators
+
+    before = state()
+    run(("uniform",), seed=1, settings=SHORT, use_cache=False)
+    assert state() == before
+
+
+def test_the_learning_rate_rises_from_the_first_step_on(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    rates: list[list[float]] = []
+    step = MuonAndAdamW.step
+
+    def noting(self: MuonAndAdamW, closure: Any = None) -> None:
+        rates.append([group["lr"] for part in self.parts for group in part.param_groups])
+        step(self, closure)
+
+    monkeypatch.setattr(MuonAndAdamW, "step", noting)
+    settings = replace(TINY, warm_up=2, warm_start=replace(TINY.warm_start, max_steps=1))
+    run(("uniform",), seed=1, settings=settings, use_cache=False)
+    full = settings.learning_rate
+    assert rates[-3:] == [[full / 2] * 2, [full] * 2, [full] * 2]
+
+
+def test_what_decoding_skips_is_never_rolled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a model that would say hardly anything else."""
+    tokenizer = build_tokenizer()
+    never, end = never_sampled(tokenizer), tokenizer.eos_token_id
+    forward, generate = LlamaForCausalLM.forward, LlamaForCausalLM.generate
+    rollouts: list[list[int]] = []
+
+    def favouring(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if "labels" not in kwargs:
+            output.logits[..., never] += 100
+        return output
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tokens = generate(self, *args, **kwargs)
+        if "generation_config" in kwargs:  # the trainer's own; ours names its options
+            width = kwargs["input_ids"].shape[1]
+            rollouts.extend(tokens[:, width:].tolist())
+        return tokens
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", favouring)
+    monkeypatch.setattr(LlamaForCausalLM, "generate", noting)
+    run(("uniform",), seed=1, settings=SHORT, use_cache=False)
+    assert len(rollouts) == 16
+    for tokens in rollouts:
+        said = tokens[: tokens.index(end)] if end in tokens else tokens
+        assert not set(said) & set(never), tokens
+
+
+def test_kernels_are_compiled_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    recipe = recipes.dps
+
+    def noting(**options: Any) -> Any:
+        made.append(recipe(**options))
+        return made[-1]
+
+    monkeypatch.setattr(recipes, "dps", noting)
+    (result,) = run(("dps",), seed=1, settings=SHORT, use_cache=False)
+    rehearsal, used = made
+    assert rehearsal.metrics()["step"] == 2
+    assert int(result.history.trials.sum()) == 16 and used.metrics()["step"] == 1
+
+
+def test_bad_folders_are_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "warm_start", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "", "a\0b"):
+        with pytest.raises(ValueError, match="out must be a folder in which files can be written; got"):
+            run(("uniform",), settings=SHORT, out=out)
+
+
+def test_an_interrupted_run_keeps_the_methods_that_ended(
+    tmp_path: Path, results: list[RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finetune(method: str, *_: Any) -> RunResult:
+        if method == "dps":
+            raise KeyboardInterrupt
+        return results[0]
+
+    monkeypatch.setattr(experiment, "_finetune", finetune)
+    with pytest.raises(KeyboardInterrupt):
+        run(("uniform", "dps"), seed=1, settings=SHORT, out=tmp_path, use_cache=False)
+    kept = History.read_parquet(tmp_path / "history_uniform.parquet")
+    assert torch.equal(kept.trials, results[0].history.trials)
+    assert [part["method"] for part in json.loads((tmp_path / "results.json").read_text())] == ["uniform"]
+
+
+def test_results_survive_a_failure_to_write(
+    tmp_path: Path, results: list[RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = iter(results)
+    monkeypatch.setattr(experiment, "_finetune", lambda *_: next(finished))
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(report, "write", full)
+    with pytest.raises(NotWritten, match="no space left") as failed:
+        run(("uniform", "dps"), seed=1, settings=SHORT, out=tmp_path, use_cache=False)
+    assert failed.value.results == results
 
 
 def test_every_method_is_a_recipe() -> None:
@@ -139,23 +257,36 @@ def test_every_method_is_a_recipe() -> None:
         assert getattr(recipes, method)(num_prompts=8, batch_size=2).num_prompts == 8
 
 
-@pytest.mark.parametrize(
-    ("methods", "message"),
-    [
-        (("uniform", "best"), "got 'best'"),
-        ((), "at least one"),
-        (("dps", "dps"), "each once"),
-    ],
-)
-def test_bad_methods(methods: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("methods", [("uniform", "best"), (), ("dps", "dps"), "dps", (name for name in ("best",))])
+def test_bad_methods(methods: Any) -> None:
+    with pytest.raises(ValueError, match=r"methods must be .*one or more of uniform, dps, mopps"):
         run(methods)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": 0}, "steps must be at least 1; got 0"), ({"prompts": 100}, "prompts must be at least 256; got 100")],
+    [
+        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
+        ({"steps": True}, "steps must be an integer >= 1; got True"),
+        ({"prompts": 100}, "prompts must be an integer >= 256; got 100"),
+        ({"prompts": 300, "batch_size": 301}, "prompts must be an integer >= 301; got 300"),
+        ({"group_size": 2.5}, "group_size must be an integer >= 2; got 2.5"),
+        ({"group_size": 1}, "group_size must be an integer >= 2; got 1"),
+        ({"batch_size": "8"}, "batch_size must be an integer >= 1; got '8'"),
+        ({"held_out": 1}, "held_out must be an integer >= 2; got 1"),
+        ({"warm_up": -1}, "warm_up must be an integer >= 0; got -1"),
+        ({"learning_rate": -1.0}, "learning_rate must be a finite number > 0; got -1.0"),
+        ({"learning_rate": math.inf}, "learning_rate must be a finite number > 0; got inf"),
+        ({"temperature": 0.0}, "temperature must be a finite number > 0; got 0.0"),
+        ({"temperature": math.nan}, "temperature must be a finite number > 0; got nan"),
+    ],
 )
-def test_bad_settings(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         Settings(**options)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, None])
+def test_bad_seeds(seed: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"seed must be an integer in [0, 4294967295]; got {seed}")):
+        run(seed=seed)

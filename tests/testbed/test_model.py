@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 
 pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
 
-from bayes_prompt.testbed.model import MAX_NEW_TOKENS, ModelSize, build_model, build_tokenizer, sample
+from accelerate import Accelerator
+
+from bayes_prompt.testbed.model import (
+    MAX_NEW_TOKENS,
+    ModelSize,
+    MuonAndAdamW,
+    build_model,
+    build_tokenizer,
+    never_sampled,
+    sample,
+)
 from bayes_prompt.testbed.tasks import ALPHABET, MAX_ANSWER, make_tasks
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, feed_forward=16)
@@ -76,3 +90,66 @@ def test_padding_does_not_change_what_is_said() -> None:
     alone = sample(model, tokenizer, ["1+2="], 1, temperature=1e-4)
     beside = sample(model, tokenizer, ["1+2=", "max 123,456,789="], 1, temperature=1e-4)
     assert beside[0] == alone[0]
+
+
+def test_what_decoding_skips_is_never_sampled() -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, TINY, seed=0)
+    never = never_sampled(tokenizer)
+    assert tokenizer.decode(never, skip_special_tokens=True) == ""
+
+    def favour(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        output.logits[..., never] += 100
+
+    model.register_forward_hook(favour)
+    # Only the end of the text makes one empty: 1 of the 47 tokens that remain, for a model that hardly prefers any.
+    texts = [text for group in sample(model, tokenizer, ["1+2=", "rev ab="], 100) for text in group]
+    assert sum(text == "" for text in texts) < 50
+
+
+def learn(model: Any, optimizer: MuonAndAdamW, steps: int, after_step: Any = None) -> None:
+    tokens = torch.arange(12).reshape(2, 6) + 5
+    for _ in range(steps):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if after_step is not None:
+            after_step()
+
+
+def weights(model: Any) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in model.parameters()]
+
+
+def test_a_schedule_reaches_both_parts_through_accelerate() -> None:
+    model = build_model(build_tokenizer(), TINY, seed=0)
+    optimizer = MuonAndAdamW(model, 0.5)
+    Accelerator(cpu=True).prepare(optimizer)  # which hands the optimizer its own state back
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
+
+    def rates() -> list[float]:
+        return [group["lr"] for part in optimizer.parts for group in part.param_groups]
+
+    assert rates() == [0.0, 0.0]
+    before = weights(model)
+    learn(model, optimizer, 1)
+    assert all(map(torch.equal, before, weights(model)))  # what a learning rate of 0 must leave as it was
+    schedule.step()
+    assert rates() == [0.125, 0.125]
+    learn(model, optimizer, 1)
+    assert not any(map(torch.equal, before, weights(model)))
+
+
+def test_a_restored_optimizer_goes_on_as_the_unbroken_one() -> None:
+    model = build_model(build_tokenizer(), TINY, seed=0)
+    optimizer = MuonAndAdamW(model, 1e-2)
+    learn(model, optimizer, 3)
+    restored_model = copy.deepcopy(model)
+    restored = MuonAndAdamW(restored_model, 1.0)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    forgetful_model = copy.deepcopy(model)
+    for each, of in ((model, optimizer), (restored_model, restored), (forgetful_model, None)):
+        learn(each, of or MuonAndAdamW(each, 1e-2), 2)
+    assert all(map(torch.equal, weights(model), weights(restored_model)))
+    # The moments matter: without them another model comes out.
+    assert not any(map(torch.equal, weights(model), weights(forgetful_model)))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
@@ -97,6 +98,27 @@ def test_difficulty_is_graded() -> None:
     lengths = [[len(task.text) for task in MANY if task.level == level] for level in range(1, LEVELS + 1)]
     means = [sum(part) / len(part) for part in lengths]
     assert means == sorted(means)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_graded(family: str) -> None:
+    """From level to level the text grows, and the best of the constant answers gains nothing."""
+    tasks = [task for task in islice(stream("graded"), 72_000) if task.family == family]
+    lengths, shares, counts = [], [], []
+    for level in range(1, LEVELS + 1):
+        part = [task for task in tasks if task.level == level]
+        counts.append(len(part))
+        lengths.append(sum(len(task.text) for task in part) / len(part))
+        shares.append(Counter(task.answer for task in part).most_common(1)[0][1] / len(part))
+    assert min(counts) == 2000
+    assert all(before + 0.5 < after for before, after in pairwise(lengths)), lengths
+    # Four standard errors of a share, and of the difference of two.
+    variances = [share * (1 - share) / count for share, count in zip(shares, counts, strict=True)]
+    for (before, after), (one, other) in zip(pairwise(shares), pairwise(variances), strict=True):
+        assert after <= before + 4 * math.sqrt(one + other), shares
+    # Counting is the easiest to guess: the middle one of Binomial(3, 1/2) has 3/8, of Binomial(11, 1/2) 462/2048.
+    assert shares[0] <= 3 / 8 + 4 * math.sqrt(variances[0])
+    assert shares[-1] <= 462 / 2048 + 4 * math.sqrt(variances[-1])
 
 
 def test_stream_keeps_out_what_is_excluded() -> None:

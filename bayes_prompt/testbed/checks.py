@@ -1,0 +1,22 @@
+"""Checks of settings: each raises a ValueError that names the setting, what is accepted and what was given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """An int in [least, most]; `most` None sets no bound."""
+    accepted = f"an integer >= {least}" if most is None else f"an integer in [{least}, {most}]"
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    if not fits or value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {accepted}; got {value!r}")
+
+
+def number(name: str, value: Any, most: float = math.inf, *, zero: bool = False) -> None:
+    """A finite int or float above 0, or from 0 on with `zero`, and at most `most`."""
+    accepted = f"a finite number {'>=' if zero else '>'} 0" + (f" and <= {most:g}" if most < math.inf else "")
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or value < 0 or (value == 0 and not zero) or value > most:
+        raise ValueError(f"{name} must be {accepted}; got {value!r}")

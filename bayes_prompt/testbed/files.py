@@ -1,0 +1,40 @@
+"""Where results are written: a folder that is tried before the work begins, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
+    """The folder, made where it is missing, after a file in it was written and removed again.
+
+    Raises ValueError, which calls it `name` and says why, when that cannot be done.
+    """
+    given = os.fspath(path)
+    try:
+        if not given:
+            raise ValueError("the name is empty")
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".trial-") as trial:
+            trial.write(b"is there room?")
+    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name} must be a folder in which files can be written; got {given!r} ({reason})") from error
+    return folder
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not."""
+    # The process's number keeps two runs apart, and the ending tells writers the format.
+    scratch = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
