@@ -5,8 +5,7 @@
 | effective_sample_ratio | share of the last batch's groups with 0 < successes < trials |
 | predicted_effective_sample_ratio | the same as the belief expected it before it saw them |
 | success_rate, predicted_success_rate | share of the last batch's rollouts that succeeded; as expected before |
-| pool_success_rate | posterior mean over the whole pool, picked or not. Prompts not seen for long are back at the prior: |
-| | under DPS's uniform one that is 1/2, so that of a large pool this says little; a Beta posterior follows progress |
+| pool_success_rate | posterior mean over the whole pool: a progress curve that selection does not bias (note 1) |
 | belief_entropy | mean entropy of the pool's beliefs, nats |
 | coverage | share of the pool that was ever observed |
 | visits_min, visits_median, visits_max | steps in which a prompt was observed |
@@ -14,6 +13,9 @@
 | groups, rollouts | observed so far |
 | step | steps of time that have passed |
 | in_flight, reused | prompts that are out now; picks that had to repeat one that was out (so far) |
+
+Note 1: prompts not seen for long are back at the prior, which is 1/2 under DPS's uniform one, so that of a large pool
+the figure says little there; Beta posteriors keep what they saw and follow progress.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from bayes_prompt.models.success_rate import SuccessRate
 from bayes_prompt.selector import PromptSelector
 
 
-
 class PosteriorOptions(TypedDict, total=False):
     """What every recipe hands on to its posterior."""
 
@@ -52,7 +51,9 @@ def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpa
     return _selector(SuccessRate(dist.Beta(1.0, 1.0), decay=0.5), Uniform(), num_prompts, batch_size, seed, options)
 
 
-def history_resampling(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpack[Options]) -> PromptSelector:
+def history_resampling(
+    *, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpack[Options]
+) -> PromptSelector:
     """Shuffled epochs; a prompt that was fully solved sits out the next one.
 
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
