@@ -118,7 +118,7 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help=f"ways of choosing prompts, one after the other, among {', '.join(_METHODS)} (default: %(default)s)",
     )
-    add("--steps", type=_whole(1), default=40, metavar="N", help="GRPO steps of each method (default: %(default)s)")
+    add("--steps", type=_whole(1), default=80, metavar="N", help="GRPO steps of each method (default: %(default)s)")
     add(
         "--prompts",
         type=_whole(_LEAST_PROMPTS),

@@ -47,7 +47,7 @@ def test_defaults(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str
     assert options.pop("progress")
     assert options == {
         "methods": ("uniform", "dps"),
-        "steps": 40,
+        "steps": 80,
         "prompts": 256,
         "seed": 0,
         "out": Path("bayes-prompt-demo"),

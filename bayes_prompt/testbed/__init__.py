@@ -10,7 +10,7 @@
 | `report`, `plots`, `files` | table, curves, JSON and Parquet of the results; folders and whole files |
 | `surroundings` | what a run changes in its process and puts back |
 
-`run(methods=("uniform", "dps"), steps=40, seed=0)` does it all and needs the extra `demo`.
+`run(methods=("uniform", "dps"), steps=80, seed=0)` does it all and needs the extra `demo`.
 """
 
 from __future__ import annotations

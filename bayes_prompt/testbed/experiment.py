@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int | None, str], None]
 
 def run(
     methods: Sequence[str] = ("uniform", "dps"),
-    steps: int = 40,
+    steps: int = 80,
     prompts: int = 256,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,

@@ -21,19 +21,21 @@ class Settings:
     Raises ValueError when a field is out of range.
     """
 
-    steps: int = 40
+    steps: int = 80
     # Every prompt then comes up about ten times when they are chosen uniformly. In a larger pool uniform choice meets
-    # many more distinct useful prompts in so few steps than DPS does (twice as many of 512), and a difference in reward
-    # could come from that variety as well as from the share of useful groups.
+    # many more distinct useful prompts in so few rollouts than DPS does (twice as many of 512), and a difference in
+    # reward could come from that variety as well as from the share of useful groups.
     prompts: int = 256
-    batch_size: int = 64
+    # The trainer reads one batch ahead, so that two picks in a row are of distinct prompts: with 64 of 256, every other
+    # one was left with those that the pick before had not wanted.
+    batch_size: int = 32
     group_size: int = 8
     learning_rate: float = 1e-4
     warm_up: int = 5
     temperature: float = 1.0
     held_out: int = 256
     held_out_samples: int = 4
-    evaluate_every: int = 10
+    evaluate_every: int = 20
     warm_start: WarmStart = field(default_factory=WarmStart)
 
     def __post_init__(self) -> None:
