@@ -10,8 +10,6 @@ Everything is loaded when it is first used, so that importing the package is qui
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
     from bayes_prompt.selector import PromptSelector
 
 __version__ = "0.1.0"
-
-# Started in a clone, Python finds this folder before an installed package; the kernels then lie beside it, not in it.
-_clone = Path(__file__).resolve().parent.parent
-if (_clone / "kernels" / "progress_filter").is_dir() and find_spec("bayes_prompt.kernels") is None:
-    __path__.append(str(_clone))
 
 __all__ = [
     "BackendUnavailable",
@@ -84,6 +77,24 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bayes_prompt' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _find_kernels_of_a_clone() -> None:
+    """Started in a clone, Python finds this folder before an installed package; there the kernels lie beside it."""
+    import sys
+    from importlib.util import find_spec, module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    name, folder = f"{__name__}.kernels", Path(__file__).resolve().parent.parent / "kernels"
+    if not (folder / "progress_filter").is_dir() or find_spec(name) is not None:
+        return
+    spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec and spec.loader
+    sys.modules[name] = globals()["kernels"] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_find_kernels_of_a_clone()
 
 
 def __dir__() -> list[str]:

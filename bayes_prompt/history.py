@@ -86,7 +86,8 @@ class History:
 
         Raises:
             TypeError: an argument is not an integer, or does not hold integers.
-            ValueError: a shape, a record out of range (the message names the record), or more than 2**30 cells (T, N).
+            ValueError: a shape, a record out of range (the message names the record), or more than 2**30 cells where T
+                is to be found.
         """
         records = {"step": step, "prompt": prompt, "successes": successes, "trials": trials}
         return cls(*_tables(records, _size("num_prompts", num_prompts), num_steps))
@@ -152,12 +153,13 @@ def _tables(records: dict[str, ArrayLike], num_prompts: int | None, num_steps: i
     if len(set(counts.values())) > 1:
         raise ValueError(f"{', '.join(columns)} must have the same number of records; got {counts}")
     (of_step, step), (of_prompt, prompt), (of_successes, successes), (of_trials, trials) = columns.items()
+    guessed = num_steps is None or num_prompts is None
     num_steps = _size("num_steps", _reach(step) if num_steps is None else num_steps)
     num_prompts = _size("num_prompts", _reach(prompt) if num_prompts is None else num_prompts)
-    if num_steps * num_prompts > _MOST_CELLS:
+    if guessed and num_steps * num_prompts > _MOST_CELLS:
         raise ValueError(
-            f"{of_step} and {of_prompt} span a table of ({num_steps}, {num_prompts}), at most {_MOST_CELLS} cells are "
-            "accepted; number both from 0 and without gaps"
+            f"{of_step} and {of_prompt} span a table of ({num_steps}, {num_prompts}); number both from 0 and "
+            f"without gaps, or give num_steps and num_prompts, for more than {_MOST_CELLS} cells"
         )
     for name, column, bound in ((of_step, step, num_steps), (of_prompt, prompt, num_prompts)):
         _check(name, column, (column >= 0) & (column < bound), f"must lie in [0, {bound})")

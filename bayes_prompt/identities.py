@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import date
 from enum import Enum
 from pathlib import PurePath
@@ -68,13 +68,12 @@ class Identities:
 
 def _listed(ids: Any) -> list[Hashable]:
     """Names in an order that is the same in every process: a set has none."""
-    if isinstance(ids, Tensor | np.ndarray):
-        if ids.ndim != 1:
-            raise ValueError(f"ids must have one dimension; got shape {tuple(ids.shape)}")
-        ids = ids.tolist()
-    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
-        raise TypeError(f"ids must be a sequence with one name for each prompt; got the {type(ids).__name__} {ids!r}")
-    return list(ids)
+    if isinstance(ids, Tensor | np.ndarray) and ids.ndim != 1:
+        raise ValueError(f"ids must have one dimension; got shape {tuple(ids.shape)}")
+    in_order = hasattr(ids, "__len__") and hasattr(ids, "__getitem__")  # columns of pandas and datasets too
+    if not in_order or isinstance(ids, str | bytes | Mapping):
+        raise TypeError(f"ids must be a sequence with one name for each prompt; got a {type(ids).__name__}")
+    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
 
 
 def _stable_text(name: Hashable) -> str | None:

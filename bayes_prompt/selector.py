@@ -170,7 +170,7 @@ class PromptSelector:
         trials: IntegersLike | int | None = None,
         elapsed: float = 1.0,
     ) -> None:
-        """`observe`, then `advance`; arguments, shapes and errors of the two. If it fails, nothing was observed."""
+        """`observe`, then `advance`; arguments, shapes and errors of the two. If it is refused, nothing has changed."""
         with self._lock:
             checks.elapsed_time(elapsed)
             with self.posterior.all_or_nothing():
@@ -239,7 +239,7 @@ class PromptSelector:
         """
         with self._lock:
             if prompt is not None:
-                prompt = checks.integer("prompt", prompt, -(2**63))
+                prompt = checks.whole("prompt", prompt)
                 if not 0 <= prompt < self.num_prompts:
                     raise IndexError(f"prompt = {prompt} must lie in [0, {self.num_prompts})")
             row = int(self._rows(None if prompt is None else [prompt], None if id is None else [id])[0])
@@ -346,14 +346,15 @@ class PromptSelector:
         return picked.tolist(), float(values[-1])
 
     def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
-        """Who may be picked, (N,) or None for everyone, and how many they are: without a pass over the pool."""
+        """Who may be picked, (N,) or None for everyone, and how many they are: counted only where a mask is given."""
+        away, here = len(self._in_flight), self._in_flight.available
         if self.allow_in_flight:
-            away, here = len(taken), torch.ones_like(self._in_flight.available)
+            away, here = len(taken), torch.ones_like(here) if taken else here
             here[torch.tensor(taken, dtype=torch.int64, device=here.device)] = False
-        else:
-            away, here = len(self._in_flight), self._in_flight.available
+        if not away:
+            return mask, self.num_prompts if mask is None else int(mask.count_nonzero())
         if mask is None:
-            return (here if away else None), self.num_prompts - away
+            return here, self.num_prompts - away
         allowed = mask & here
         return allowed, int(allowed.count_nonzero())
 
@@ -397,7 +398,7 @@ class PromptSelector:
 
     @staticmethod
     def _batch_size(batch_size: int, available: int, where: str = "the pool") -> int:
-        size = checks.integer("batch_size", batch_size, -(2**63))
+        size = checks.whole("batch_size", batch_size)
         if not 1 <= size <= available:
             raise ValueError(f"batch_size must lie in [1, {available}], the size of {where}; got {size}")
         return size

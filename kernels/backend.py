@@ -58,18 +58,20 @@ def _obstacle(backend: str, device: torch.device) -> str | None:
         if not _installed("triton"):
             return "triton is not installed"
         if device.type == "cpu" and not _interpreted():
-            return "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1 before Triton kernels are imported"
+            return "CPU tensors need Triton's interpreter: set TRITON_INTERPRET=1 before triton is imported"
         if device.type not in ("cpu", "cuda"):
             return "it works on CUDA and ROCm devices only"
     return None
 
 
 def _interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter: it is asked for, and was before any of them was imported."""
+    """Whether kernels run in Triton's interpreter: it is asked for, and was when they and Triton were imported."""
     import triton
+    import triton.language
 
-    imported = [module for name, module in list(sys.modules.items()) if name.startswith(f"{__package__}.")]
-    compiled = any(isinstance(value, triton.JITFunction) for module in imported for value in vars(module).values())
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(f"{__package__}.")]
+    functions = [triton.language.sum, *(value for module in modules for value in list(vars(module).values()))]
+    compiled = any(isinstance(function, triton.JITFunction) for function in functions)
     return bool(triton.knobs.runtime.interpret) and not compiled
 
 

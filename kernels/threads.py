@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         kernel = numba.njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # nowhere to write: numba raises already here
         return numba.njit(function, nogil=True, error_model="numpy")
+    if not isinstance(kernel, numba.core.dispatcher.Dispatcher):  # NUMBA_DISABLE_JIT=1: the function itself
+        return kernel
     # Numba asks whether the kernel's own file has changed. It is made of functions of other files as well.
     file = kernel._cache._cache_file
     file._source_stamp = (file._source_stamp, _sources())
@@ -61,14 +63,16 @@ def over_rows(rows: int, task: Callable[[int, int], Result], pieces_a_thread: in
     pieces = threads * pieces_a_thread
     edges = [rows * piece // pieces for piece in range(pieces + 1)]
     pool = _pool(os.getpid(), torch.get_num_threads())
-    tasks = [pool.submit(task, start, stop) for start, stop in itertools.pairwise(edges)]
+    tasks: list[Future[Result]] = []
     try:
+        tasks += (pool.submit(task, start, stop) for start, stop in itertools.pairwise(edges))
         return [each.result() for each in tasks]
     finally:  # an interrupted caller must not find its arrays still being written
         wait(tasks)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # One for each process: a forked child has none of its parent's threads. The threads of a pool that is dropped end.
+    # For each process, as a forked child has none of its parent's threads, and for each of the few numbers of threads
+    # that its own threads may see in torch. The threads of a pool that is dropped end.
     return ThreadPoolExecutor(threads, thread_name_prefix="bayes_prompt")

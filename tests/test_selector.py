@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,6 +147,8 @@ def test_ids_beside_rows() -> None:
         selector.update(ids=["nobody"], rewards=[[1.0]])
     with pytest.raises(ValueError, match=r"ids\[1\] = 'a' is also ids\[0\]"):
         make(num_prompts=2, batch_size=1, ids=["a", "a"])
+    dates = np.array(["2026-01-01", "2026-01-02"], "datetime64[ns]")
+    assert make(num_prompts=2, batch_size=1, ids=dates).rows_of([dates[1]]).tolist() == [1]
     for unordered in ({"a", "b"}, iter("ab"), "ab", {"a": 0, "b": 1}, 2):
         with pytest.raises(TypeError, match="ids must be a sequence"):
             make(num_prompts=2, batch_size=1, ids=unordered)

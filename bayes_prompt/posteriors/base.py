@@ -28,7 +28,7 @@ from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,10 @@ class Posterior(ABC):
     def update(
         self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
     ) -> None:
-        """`observe`, then `advance`; the same arguments, shapes and errors. If it fails, nothing was observed."""
+        """`observe`, then `advance`; the same arguments, shapes and errors. If it is refused, nothing was observed.
+
+        An interrupt in the middle of a step leaves it half done: go back to a checkpoint.
+        """
         elapsed = checks.elapsed_time(elapsed)
         with self.all_or_nothing():
             self.observe(index, successes, trials)
@@ -149,11 +152,11 @@ class Posterior(ABC):
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """A block that takes back what it observed, (B,) counts in each call, where it fails: it may be tried again."""
-        waiting = len(self._pending)
+        before = [id(entries) for entries in self._pending]
         try:
             yield
         except BaseException:
-            del self._pending[waiting:]
+            self._pending = [entries for entries in self._pending if id(entries) in before]
             raise
 
     def warm_start(self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int) -> None:
@@ -205,14 +208,15 @@ class Posterior(ABC):
     def group_size(self) -> int:
         """Rollouts of a prompt in the coming step: what was set; else the most of the last step that had any; else 8.
 
-        Set it where groups are not observed whole, or lose rollouts that could not be scored: an integer in [1, 2**31).
-        It is part of the state.
+        Set it where groups are not observed whole, or lose rollouts that could not be scored: an integer in [1, 2**31),
+        or None to go by the observations again. It is part of the state.
         """
         return int(self._counters["told_group_size"]) or int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
 
     @group_size.setter
-    def group_size(self, rollouts: int) -> None:
-        self._counters["told_group_size"].fill_(checks.group_size("group_size", rollouts))
+    def group_size(self, rollouts: int | None) -> None:
+        told = 0 if rollouts is None else checks.group_size("group_size", rollouts)
+        self._counters["told_group_size"].fill_(told)
 
     @property
     def visits(self) -> Tensor:
@@ -286,6 +290,8 @@ class Posterior(ABC):
             require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
             if "evidence" not in name:
                 require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
+        for name in ("group_size", "told_group_size"):
+            require_integer(f"posterior.tensors.{name}", int(state["tensors"][name]), 0, checks.MAX_TRIALS)
         for name in ("visits", "solved"):
             most = state["step"] if name == "visits" else state["tensors"]["visits"]
             if bool((state["tensors"][name] > most).any()):
@@ -342,10 +348,9 @@ class Posterior(ABC):
         self._raise_refused()
         return self._counters[name]
 
-    @staticmethod
-    def _defers_checks(index: IntegersLike) -> bool:
+    def _defers_checks(self, index: IntegersLike) -> bool:
         """Whether counts are checked where they live, on a device that must not be waited for."""
-        return isinstance(index, Tensor) and index.device.type != "cpu"
+        return self.device.type != "cpu" and isinstance(index, Tensor) and index.device.type != "cpu"
 
     def _raise_refused(self) -> None:
         """Raise what a check on the device found; the refused call itself is then gone."""

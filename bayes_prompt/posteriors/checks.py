@@ -24,14 +24,19 @@ _DEFERRED = {
 }
 
 
-def integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    """A single integer (numpy's too, booleans not) in [low, high]; TypeError or ValueError otherwise."""
+def whole(name: str, value: int) -> int:
+    """A single integer (numpy's too, booleans not), as Python's own; TypeError otherwise."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError as error:
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}") from error
+
+
+def integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """A single integer in [low, high]; TypeError or ValueError otherwise."""
+    number = whole(name, value)
     if number < low or (high is not None and number > high):
         accepted = f"be at least {low}" if high is None else f"lie in [{low}, {high}]"
         raise ValueError(f"{name} must {accepted}; got {number}")
@@ -169,7 +174,7 @@ def usable_device(name: str, device: torch.device | str) -> torch.device:
     """The device, or a ValueError that says why torch has none of that name here."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{name} must be one that torch can use here; got {device!r}: {reason}") from error
 

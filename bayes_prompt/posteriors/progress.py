@@ -167,6 +167,7 @@ class ProgressPosterior(Posterior):
         absurd = ~torch.isfinite(scale)
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self.dtype)
+        correction = self._emission.count_correction(counts.successes, counts.trials)  # here, before anything changes
         evidence = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
         status = torch.empty(counts.index.numel(), dtype=torch.int32, device=self.device)
         self._kernel("progress_filter").advance(
@@ -185,7 +186,7 @@ class ProgressPosterior(Posterior):
         impossible = counts.leader & ((status & IMPOSSIBLE) != 0)
         expected = counts.leader & ~unexpected
         event = torch.where(expected, evidence, 1).double().log() + torch.where(expected, scale, 0.0)
-        count = torch.where(expected, self._emission.count_correction(counts.successes, counts.trials), 0.0)
+        count = torch.where(expected, correction, 0.0)
         self._counters["log_evidence"] += event.sum()
         self._counters["log_count_evidence"] += (event + count).sum()
         self._counters["unexpected"] += unexpected.sum()
@@ -195,7 +196,7 @@ class ProgressPosterior(Posterior):
         rows, keep = counts.index[counts.leader], counts.leader
         likelihood = self._event_log_likelihood(counts.successes[keep], counts.trials[keep])
         largest = likelihood.amax(1, keepdim=True)
-        likelihood = torch.where(largest == -torch.inf, 0, likelihood - largest).exp().T
+        likelihood = torch.where(torch.isfinite(largest), likelihood - largest, 0).exp().T
         weight = self._belief[:, rows].double() * likelihood
         total = weight.sum(0)
         state = torch.where(total > 0, weight / torch.where(total > 0, total, 1), likelihood / likelihood.sum(0))

@@ -122,8 +122,8 @@ def _finetune(
     seed: int,
     tell: Progress,
 ) -> RunResult:
-    started = time.perf_counter()
     _compile(_selector(method, settings, seed), settings)
+    started = time.perf_counter()
     selector = _selector(method, settings, seed)
     batches: list[tuple[list[int], list[float]]] = []  # (row of each completion, its reward) of every step
 
@@ -174,10 +174,16 @@ def _selector(method: str, settings: Settings, seed: int) -> PromptSelector:
 
 
 def _compile(selector: PromptSelector, settings: Settings) -> None:
-    """Two steps of a selector that is then thrown away compile its kernels, so that no clock sees it."""
+    """A selector that is then thrown away compiles the kernels, so that no clock sees it.
+
+    It picks as the trainer will: with nothing out, and with the pick before still out.
+    """
+    selector.on_shortage = "reuse"
+    nothing = torch.zeros(settings.batch_size, dtype=torch.int64)
+    ahead = selector.select()
     for _ in range(2):
-        nothing = torch.zeros(settings.batch_size, dtype=torch.int64)
-        selector.update(selector.select(), successes=nothing, trials=settings.group_size)
+        pick, ahead = ahead, selector.select()
+        selector.update(pick, successes=nothing, trials=settings.group_size)
         selector.metrics()
 
 

@@ -289,7 +289,11 @@ class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
                 "to begin a new epoch"
             )
         self._picks.load_state_dict(state)
-        self._load_selector(folder, in_flight="keep")
+        try:
+            self._load_selector(folder, in_flight="keep")
+        except BaseException:
+            self._picks.restart()  # they were picks of a selector that this one is not
+            raise
         # TRL would count from 0 again, and so roll out in the middle of every later pick's repeats.
         self._step = trained
 

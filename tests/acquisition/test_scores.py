@@ -59,6 +59,8 @@ def test_group_size_is_that_of_the_last_observation_unless_told() -> None:
     assert resumed.group_size == 4
     with pytest.raises(ValueError, match=r"group_size must lie in \[1, "):
         posterior.group_size = 0
+    posterior.group_size = None
+    assert posterior.group_size == 1  # that of the last observation again
 
 
 def test_dps_score_is_the_belief_in_partial() -> None:

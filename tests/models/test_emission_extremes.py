@@ -87,6 +87,16 @@ def test_an_emission_that_gives_no_log_likelihoods_changes_nothing() -> None:
         with pytest.raises(ValueError, match="emission Fixed must give finite"):
             posterior.advance()
         assert posterior._slot.eq(-1).all() and torch.equal(posterior.pending()[1], successes)  # still waiting
+
+    class Late(Fixed):
+        def count_correction(self, successes: Tensor, trials: Tensor) -> Tensor:
+            raise RuntimeError("after all the rest")
+
+    posterior = bp.SolvingProgress(emission=Late([0.0] * 3, [0.0] * 3)).posterior(2)
+    before = posterior.state_dict()
+    with pytest.raises(RuntimeError, match="after all the rest"):
+        posterior.update([0, 1], successes, trials)
+    assert str(before) == str(posterior.state_dict())
     with pytest.raises(ValueError, match=r"emission Fixed must give log likelihoods of shape \(2, 3\); got \(1, 3\)"):
         check_table(broken, torch.zeros(1, 3), successes, trials)
 

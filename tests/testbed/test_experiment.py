@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,10 +208,25 @@ def test_kernels_are_compiled_before_the_clock_starts(monkeypatch: pytest.Monkey
         return made[-1]
 
     monkeypatch.setattr(recipes, "dps", noting)
-    (result,) = run(("dps",), seed=1, settings=SHORT, use_cache=False)
+    compiled: list[Any] = []
+    rehearse = experiment._compile
+
+    def watched(*arguments: Any) -> None:
+        rehearse(*arguments)
+        compiled.extend(signatures())
+
+    def signatures() -> list[Any]:
+        """Of every compiled kernel: what it was compiled for."""
+        modules = [module for name, module in sys.modules.items() if name.startswith("bayes_prompt.kernels.")]
+        kernels = {id(k): k for module in modules for k in vars(module).values() if hasattr(k, "signatures")}
+        return [(id(kernel), signature) for kernel in kernels.values() for signature in kernel.signatures]
+
+    monkeypatch.setattr(experiment, "_compile", watched)
+    (result,) = run(("dps",), seed=1, settings=replace(SHORT, steps=3), use_cache=False)
     rehearsal, used = made
     assert rehearsal.metrics()["step"] == 2
-    assert int(result.history.trials.sum()) == 16 and used.metrics()["step"] == 1
+    assert int(result.history.trials.sum()) == 48 and used.metrics()["step"] == 3
+    assert compiled and signatures() == compiled  # the run itself compiled nothing
 
 
 def test_bad_folders_are_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

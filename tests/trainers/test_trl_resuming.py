@@ -147,8 +147,13 @@ def test_an_epoch_that_was_left_cannot_be_resumed_behind_its_end(
 
 def test_what_defines_success_must_not_change(tiny: ModuleType, tmp_path: Path) -> None:
     run(tiny, tmp_path, max_steps=2, save_steps=1, success_threshold=0.5)
+    selector = tiny.choose()
+    recorder = tiny.Recorder(selector)
+    trainer = tiny.trainer(tmp_path, selector=selector, reward_funcs=recorder, max_steps=2)
     with pytest.raises(bp.CheckpointError, match=r"selector\.success_threshold: it has 0.5, here it is 1.0"):
-        run(tiny, tmp_path, resume=1, max_steps=2, save_steps=1)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    trainer.train()  # anew, with picks of its own
+    assert [sorted(batch) for batch in recorder.scored] == [sorted(pick) for pick in recorder.picks[:2]]
 
 
 def test_a_checkpoint_that_is_refused_leaves_the_selector_alone(tiny: ModuleType, tmp_path: Path) -> None:
