@@ -1,17 +1,9 @@
-"""Checks of settings: each raises a ValueError that names the setting, what is accepted and what was given."""
+"""A check of settings that are rates or temperatures; `posteriors.checks` has those of integers."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
-
-
-def integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """An int in [least, most]; `most` None sets no bound."""
-    accepted = f"an integer >= {least}" if most is None else f"an integer in [{least}, {most}]"
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if not fits or value < least or (most is not None and value > most):
-        raise ValueError(f"{name} must be {accepted}; got {value!r}")
 
 
 def number(name: str, value: Any, most: float = math.inf, *, zero: bool = False) -> None:

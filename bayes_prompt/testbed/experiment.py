@@ -17,8 +17,9 @@ from trl import GRPOConfig
 
 from bayes_prompt import recipes
 from bayes_prompt.history import History
+from bayes_prompt.posteriors.checks import integer
 from bayes_prompt.selector import PromptSelector
-from bayes_prompt.testbed import checks, report
+from bayes_prompt.testbed import report
 from bayes_prompt.testbed.files import writable_folder
 from bayes_prompt.testbed.model import MAX_NEW_TOKENS, MuonAndAdamW, never_sampled, sample
 from bayes_prompt.testbed.results import Evaluation, NotWritten, RunResult
@@ -63,12 +64,12 @@ def run(
         progress: told how far it is.
 
     Raises:
-        ValueError: an unknown or repeated method, a setting out of range, or an `out` that cannot be written to.
+        ValueError, TypeError: an unknown or repeated method, a bad setting, or an `out` that cannot be written to.
         NotWritten: all is done, but the last attempt to write failed; the error has the results.
     """
     methods = _checked(methods)
     settings = settings or Settings(steps=steps, prompts=prompts)
-    checks.integer("seed", seed, 0, 2**32 - 1)  # NumPy's generator, which the trainer seeds too, takes 32 bits
+    integer("seed", seed, 0, 2**32 - 1)  # NumPy's generator, which the trainer seeds too, takes 32 bits
     folder = None if out is None else writable_folder(out)
     kept = (Path(cache) if cache is not None else default_cache()) if use_cache else None
     tell = progress or (lambda stage, done, total, remark: None)

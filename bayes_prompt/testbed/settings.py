@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bayes_prompt.posteriors.checks import integer
 from bayes_prompt.testbed import checks
 from bayes_prompt.testbed.warm_start import WarmStart
 
@@ -18,7 +19,7 @@ class Settings:
     on, on which the mean reward is measured before, after, and every `evaluate_every` steps, with `held_out_samples`
     completions of each; twice as many before and after.
 
-    Raises ValueError when a field is out of range.
+    Raises ValueError or TypeError when a field is out of range or no number.
     """
 
     steps: int = 80
@@ -43,7 +44,7 @@ class Settings:
         least_of = {"steps": 1, "batch_size": 1, "held_out_samples": 1, "evaluate_every": 1, "warm_up": 0}
         least_of |= {"group_size": 2, "held_out": 2}  # for an advantage, and for a standard error
         for name, least in least_of.items():
-            checks.integer(name, getattr(self, name), least)
-        checks.integer("prompts", self.prompts, max(self.batch_size, self.warm_start.check_prompts))
+            integer(name, getattr(self, name), least)
+        integer("prompts", self.prompts, max(self.batch_size, self.warm_start.check_prompts))
         for name in ("learning_rate", "temperature"):
             checks.number(name, getattr(self, name))

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayes_prompt import checkpoint
+from bayes_prompt.posteriors.checks import integer
 from bayes_prompt.testbed import checks, countdown, model, tasks
 from bayes_prompt.testbed.model import ModelSize, MuonAndAdamW, build_model, build_tokenizer, sample
 from bayes_prompt.testbed.tasks import LEVELS, Task
@@ -45,7 +46,7 @@ class WarmStart:
     tasks a step.  level_weights: how often each level occurs, easy ones first and most.  learning_rate: of
     MuonAndAdamW, after `warm_up` steps of linear rise.
 
-    Raises ValueError when a field is out of range.
+    Raises ValueError or TypeError when a field is out of range or no number.
     """
 
     size: ModelSize = field(default_factory=ModelSize)
@@ -63,12 +64,12 @@ class WarmStart:
     def __post_init__(self) -> None:
         """Check what would only fail on the way, or never."""
         for name in ("max_steps", "batch_size", "check_every", "check_prompts", "check_samples"):
-            checks.integer(name, getattr(self, name), 1)
-        checks.integer("warm_up", self.warm_up, 0)
+            integer(name, getattr(self, name), 1)
+        integer("warm_up", self.warm_up, 0)
         for level, weight in enumerate(self.level_weights):
-            checks.integer(f"level_weights[{level}]", weight, 0)
-        checks.integer("the number of level_weights", len(self.level_weights), LEVELS, LEVELS)
-        checks.integer("the sum of level_weights", sum(self.level_weights), 1)
+            integer(f"level_weights[{level}]", weight, 0)
+        integer("the number of level_weights", len(self.level_weights), LEVELS, LEVELS)
+        integer("the sum of level_weights", sum(self.level_weights), 1)
         checks.number("target", self.target, most=1, zero=True)
         for name in ("learning_rate", "temperature"):
             checks.number(name, getattr(self, name))

@@ -32,7 +32,17 @@ MAY_IMPORT = {
     },
     "recipes": {"errors", "models", "posteriors", "acquisition", "selector"},
     "trainers": {"errors", "checkpoint", "history", "posteriors.checks", "selector", "recipes"},
-    "testbed": {"errors", "checkpoint", "history", "models", "acquisition", "selector", "recipes", "trainers"},
+    "testbed": {
+        "errors",
+        "checkpoint",
+        "history",
+        "posteriors.checks",
+        "models",
+        "acquisition",
+        "selector",
+        "recipes",
+        "trainers",
+    },
     "cli": {"errors", "history", "selector", "recipes", "trainers", "testbed"},
 }
 # The facade: importing names from it is what users do, and what code below it must not do.

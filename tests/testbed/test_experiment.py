@@ -282,15 +282,15 @@ def test_bad_methods(methods: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
-        ({"steps": True}, "steps must be an integer >= 1; got True"),
-        ({"prompts": 100}, "prompts must be an integer >= 256; got 100"),
-        ({"prompts": 300, "batch_size": 301}, "prompts must be an integer >= 301; got 300"),
-        ({"group_size": 2.5}, "group_size must be an integer >= 2; got 2.5"),
-        ({"group_size": 1}, "group_size must be an integer >= 2; got 1"),
-        ({"batch_size": "8"}, "batch_size must be an integer >= 1; got '8'"),
-        ({"held_out": 1}, "held_out must be an integer >= 2; got 1"),
-        ({"warm_up": -1}, "warm_up must be an integer >= 0; got -1"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"steps": True}, "steps must be an integer; got bool"),
+        ({"prompts": 100}, "prompts must be at least 256; got 100"),
+        ({"prompts": 300, "batch_size": 301}, "prompts must be at least 301; got 300"),
+        ({"group_size": 2.5}, "group_size must be an integer; got float"),
+        ({"group_size": 1}, "group_size must be at least 2; got 1"),
+        ({"batch_size": "8"}, "batch_size must be an integer; got str"),
+        ({"held_out": 1}, "held_out must be at least 2; got 1"),
+        ({"warm_up": -1}, "warm_up must be at least 0; got -1"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number > 0; got -1.0"),
         ({"learning_rate": math.inf}, "learning_rate must be a finite number > 0; got inf"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0; got 0.0"),
@@ -298,11 +298,11 @@ def test_bad_methods(methods: Any) -> None:
     ],
 )
 def test_bad_settings(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         Settings(**options)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, None])
 def test_bad_seeds(seed: Any) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"seed must be an integer in [0, 4294967295]; got {seed}")):
+    with pytest.raises((ValueError, TypeError), match=r"seed must (lie in \[0, 4294967295\]|be an integer); got"):
         run(seed=seed)
