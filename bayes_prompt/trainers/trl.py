@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +81,12 @@ class _EpochBegins(TrainerCallback):
     """Tells the trainer where an epoch begins: the Trainer's own count takes every epoch for a whole one."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
-        self.trainer = trainer
+        # The trainer owns this callback: in a cycle its model would wait for the garbage collector.
+        self._trainer = weakref.proxy(trainer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # In a resumed epoch the trainer's count starts at what had been trained of it.
-        self.trainer._epoch_began_at = 0 if self.trainer._picks.resumed else self.trainer._step
+        self._trainer._epoch_began_at = 0 if self._trainer._picks.resumed else self._trainer._step
 
 
 class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]

@@ -10,6 +10,7 @@ from typing import Any
 
 import tiny_grpo as tiny
 import torch
+import torch.distributed
 
 
 def digest(state: dict[str, Any]) -> str:
@@ -52,6 +53,9 @@ def main(folder: Path) -> None:
     resumed = run(folder / "same", seed=3, resume=2)
     apart = run(folder / "apart", seed=whole["rank"])
     (folder / f"rank{whole['rank']}.json").write_text(json.dumps({"whole": whole, "resumed": resumed, "apart": apart}))
+    # Together and in order: a rank that leaves while the group's threads still run ends in an abort now and then.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
