@@ -82,11 +82,13 @@ class _EpochBegins(TrainerCallback):
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         # The trainer owns this callback: in a cycle its model would wait for the garbage collector.
-        self._trainer = weakref.proxy(trainer)
+        self._trainer = weakref.ref(trainer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self._trainer()
+        assert trainer is not None  # it is training
         # In a resumed epoch the trainer's count starts at what had been trained of it.
-        self._trainer._epoch_began_at = 0 if self._trainer._picks.resumed else self._trainer._step
+        trainer._epoch_began_at = 0 if trainer._picks.resumed else trainer._step
 
 
 class GRPOTrainer(_GRPOTrainer):  # type: ignore[misc,valid-type]
