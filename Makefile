@@ -17,7 +17,7 @@ DEMO_OR_DEV := $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 BUILT := build/types
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types bench clean
+.PHONY: help demo test test-all lint types bench performance resources clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -49,8 +49,18 @@ bench: $(DEV) ## run the benchmarks
 	$(BIN)/pytest benchmarks
 	$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
 
+performance: $(DEV) ## write the tables and plots of docs/performance.md from benchmarks/results
+	$(BIN)/python -m bayes_prompt.bench.report benchmarks/results --docs docs
+
+# By way of another file: what a failure leaves half written must not replace the table.
+resources: $(DEV) ## write docs/kernel_resources.md: registers, spills and shared memory of every kernel
+	@mkdir -p build docs
+	env -u TRITON_INTERPRET $(BIN)/python -m bayes_prompt.kernels.ahead_of_time --markdown > build/kernel_resources.md
+	mv build/kernel_resources.md docs/kernel_resources.md
+
 clean: ## remove what these commands made here (the demo keeps its warm starts in the user's cache folder)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks bayes-prompt-demo
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks bayes-prompt-demo \
+		bayes-prompt-bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -23,6 +23,14 @@ _DEMO_NEEDS = ("trl", "transformers", "accelerate", "datasets", "tokenizers", "m
 # Known without importing the testbed, so that --help and errors are quick; a test compares them with it.
 _METHODS = ("uniform", "dps", "mopps", "history_resampling")
 _LEAST_PROMPTS = 256
+# Of the benchmarks, likewise.
+_OPERATIONS = ("filter", "select", "thompson", "step")
+_PEERS = (
+    *("dict of arrays", "numpy float64", "torch eager", "torch.compile", "torch.compile fused"),
+    *("numpy.random.beta", "numpy Generator.beta", "torch.distributions.Beta", "torch.topk", "numpy.argpartition"),
+)
+_BACKENDS = ("auto", "reference", "cpu", "triton")
+_LEAST_SIZE, _MOST_SIZE = 512, 10**10  # prompts: two batches; more than memory holds
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0; 1 when results could not be written; 2 for bad usage or a missing extra; 130 when interrupted.
+    0; 1 when results could not be written, or a benchmarked implementation is wrong; 2 for bad usage or a missing
+    extra; 130 when interrupted.
     """
     options = build_parser().parse_args(arguments)
     command: Command = options.command
@@ -72,16 +81,52 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _methods(text: str) -> tuple[str, ...]:
-    methods = tuple(name.strip() for name in text.split(","))
-    if "" in methods:
-        raise argparse.ArgumentTypeError(f"{text!r} leaves a name empty; write names with one comma between two")
-    for name in methods:
-        if name not in _METHODS:
-            raise argparse.ArgumentTypeError(f"{name!r} is not a method; choose among {', '.join(_METHODS)}")
-    if len(set(methods)) < len(methods):
-        raise argparse.ArgumentTypeError(f"{text!r} names a method twice")
-    return methods
+def _names(kind: str, known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """A converter for distinct names with commas between them."""
+
+    def convert(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        if "" in names:
+            raise argparse.ArgumentTypeError(f"{text!r} leaves a name empty; write names with one comma between two")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not {kind}; choose among {', '.join(known)}")
+        if len(set(names)) < len(names):
+            raise argparse.ArgumentTypeError(f"{text!r} names {kind} twice")
+        return names
+
+    return convert
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return _PEERS if text == "all" else ()
+    return _names("a peer", _PEERS)(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Distinct numbers of prompts, smallest first; 1e6 is one too."""
+    sizes = set()
+    for part in text.split(","):
+        try:
+            value = float(part)
+            whole = int(part) if part.strip().isdecimal() else int(value)
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"must be integers such as 40000 or 1e6, got {part!r}") from None
+        if whole != value or not _LEAST_SIZE <= whole <= _MOST_SIZE:
+            raise argparse.ArgumentTypeError(f"must be integers in [{_LEAST_SIZE}, {_MOST_SIZE}], got {part!r}")
+        sizes.add(whole)
+    return tuple(sorted(sizes))
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, got {text!r}")
+    return value
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -113,7 +158,7 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--methods",
-        type=_methods,
+        type=_names("a method", _METHODS),
         default="uniform,dps",
         metavar="A,B,...",
         help=f"ways of choosing prompts, one after the other, among {', '.join(_METHODS)} (default: %(default)s)",
@@ -191,8 +236,117 @@ def _demo(options: argparse.Namespace) -> int:
     return 0 if failure is None else _failed(1, failure)
 
 
-def _failed(code: int, error: Exception) -> int:
-    print(f"bayes-prompt demo: error: {error}", file=sys.stderr)
+def _configure_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--operations",
+        type=_names("an operation", _OPERATIONS),
+        default=",".join(_OPERATIONS),
+        metavar="A,B,...",
+        help=f"what is measured, among {', '.join(_OPERATIONS)} (default: all)",
+    )
+    add(
+        "--sizes",
+        type=_sizes,
+        default="1e4,1e5,1e6",
+        metavar="N,N,...",
+        help="numbers of prompts; those that memory cannot hold are left out (default: %(default)s)",
+    )
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--backend", choices=_BACKENDS, default="auto", help="of our kernels (default: %(default)s)")
+    add(
+        "--peers",
+        type=_peers,
+        default="all",
+        metavar="A,B,...",
+        help='other implementations beside ours: "all", "none", or names that --list shows (default: %(default)s)',
+    )
+    add(
+        "--budget",
+        type=_seconds,
+        default=0.5,
+        metavar="SECONDS",
+        help="for the repetitions of each implementation at each size; a peer that cannot make three in it is left out "
+        "(default: %(default)g)",
+    )
+    add(
+        "--out", type=_folder, default="bayes-prompt-bench", metavar="DIR", help="of the results (default: %(default)s)"
+    )
+    add("--json", action="store_true", help="print the results to stdout as JSON, and nothing else")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("--list", action="store_true", help="show operations, settings and implementations, and measure nothing")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    if options.list:
+        return _list_benchmarks()
+    from bayes_prompt.testbed.files import writable_folder
+
+    try:
+        writable_folder(options.out, "argument --out")
+    except ValueError as error:
+        return _failed(2, error, "bench")
+    with redirect_stdout(sys.stderr), _bars(Console(stderr=True, quiet=options.quiet)) as progress:
+        progress("loading libraries", 0, None, "")
+        import torch
+
+        from bayes_prompt.bench import plots, results, suite, tables
+        from bayes_prompt.kernels.backend import BackendUnavailable
+
+        progress("loading libraries", 1, 1, "")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            return _failed(2, ValueError("argument --device: torch finds no CUDA device"), "bench")
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            found = suite.run(
+                options.operations,
+                options.sizes,
+                device=device,
+                backend=options.backend,
+                peers=options.peers,
+                budget=options.budget,
+                progress=progress,
+            )
+        except BackendUnavailable as error:
+            return _failed(2, ValueError(f"argument --backend: {error}"), "bench")
+    failure: OSError | None = None
+    try:
+        path = results.write(found, options.out)
+        plots.plot(found, path.with_suffix(".png"))
+    except OSError as error:
+        failure = error
+    if options.json:
+        print(json.dumps(found.to_json()))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        tables.show(found, console)
+        if failure is None:
+            name = str(path).encode(console.encoding, "backslashreplace").decode(console.encoding)
+            console.print(f"results, and beside them a plot: {name}", highlight=False, soft_wrap=True)
+    if failure is not None:
+        return _failed(1, failure, "bench")
+    for verdict in found.failures:
+        said = f"{verdict.operation} by {verdict.implementation} disagrees with the reference: {verdict.detail}"
+        _failed(1, ValueError(said), "bench")
+    return 1 if found.failures else 0
+
+
+def _list_benchmarks() -> int:
+    from bayes_prompt.bench.cases import cases
+    from bayes_prompt.bench.workloads import OPERATIONS, SETTINGS
+
+    for operation, does in OPERATIONS.items():
+        print(f"{operation}: {does}")
+        for setting, means in SETTINGS[operation].items():
+            print(f"  {setting}: {means}")
+        print(f"  implementations: {', '.join(case.implementation for case in cases(operation, 'cuda'))}")
+    return 0
+
+
+def _failed(code: int, error: Exception, command: str = "demo") -> int:
+    print(f"bayes-prompt {command}: error: {error}", file=sys.stderr)
     return code
 
 
@@ -227,6 +381,14 @@ COMMANDS = (
         _DEMO_NEEDS,
         _configure_demo,
         _demo,
+    ),
+    Command(
+        "bench",
+        "Measure how fast the package is on this machine, beside other ways to do the same.",
+        "bench",
+        ("matplotlib", "rich"),
+        _configure_bench,
+        _bench,
     ),
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,14 +12,28 @@ from torch import Tensor
 COLUMNS = ("selection", "place", "prompt", "waiting")
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """Prompts that went out or came back, on their way from the device to the host."""
+
+    rows: Tensor  # (B,) int64 on the host, filled once `arrived`
+    selection: int | None  # that sent them out; None where they came back
+    arrived: torch.cuda.Event | None
+
+
 class InFlight:
     """Outings of prompts, oldest first; a prompt may be out more than once.
 
-    `available` is a (N,) bool tensor on the posterior's device: True where the prompt is not out.
+    `available` is a (N,) bool tensor on the posterior's device: True where the prompt is not out. There it is right at
+    any time. The host learns of what a device picked, and of what is observed there, when it asks (`settle`), so that
+    nobody has to wait for it before.
     """
 
     def __init__(self, num_prompts: int, device: torch.device) -> None:
-        self.available = torch.ones(num_prompts, dtype=torch.bool, device=device)
+        self._available = torch.ones(num_prompts + 1, dtype=torch.bool, device=device)  # the last row is nobody's
+        self.available = self._available[:-1]
+        self._out: Tensor | None = None  # (N + 1,) int32 outings of each, once a device keeps count itself
+        self._unread: deque[_Unread] = deque()
         self._outings: dict[int, list[tuple[int, int]]] = {}  # prompt -> (selection, place in it), oldest first
         # Outings of an earlier process, as (selection, place, prompt), that are to be handed out again, in order.
         self._redraw: dict[tuple[int, int, int], None] = {}
@@ -51,12 +67,22 @@ class InFlight:
     def send(self, prompts: Iterable[int], selection: int) -> None:
         """Note that a selection sent prompts out."""
         gone = list(prompts)
-        for place, prompt in enumerate(gone):
-            self._outings.setdefault(prompt, []).append((selection, place))
+        self._gone(gone, selection)
         self._mark(gone, False)
+        self._recount(gone)
+
+    def _gone(self, prompts: list[int], selection: int) -> None:
+        for place, prompt in enumerate(prompts):
+            self._outings.setdefault(prompt, []).append((selection, place))
 
     def land(self, prompts: Iterable[int]) -> None:
         """End the oldest outing of each prompt; prompts that are not out are passed over."""
+        back = list(prompts)
+        self._mark(self._back(back), True)
+        self._recount(back)
+
+    def _back(self, prompts: Iterable[int]) -> list[int]:
+        """Those that were out and now have no outing left."""
         back = []
         for prompt in prompts:
             outings = self._outings.get(prompt)
@@ -66,7 +92,55 @@ class InFlight:
             if not outings:
                 del self._outings[prompt]
                 back.append(prompt)
-        self._mark(back, True)
+        return back
+
+    # Without reading what a device holds
+
+    def send_unread(self, rows: Tensor, selection: int) -> None:
+        """`send`, of distinct rows (B,) on the device."""
+        self._count(rows, 1)
+        self._available[rows] = False
+        self._post(rows, selection)
+
+    def land_unread(self, rows: Tensor) -> None:
+        """`land`, of rows (B,) on the device; row N is passed over."""
+        out = self._count(rows, -1)
+        out[rows] = out[rows].clamp(min=0)
+        self._available[rows] = out[rows] == 0
+        self._post(rows, None)
+
+    def most_out(self) -> int:
+        """A number of prompts that are out, or more: what came back unread may not be known to have."""
+        return len(self._outings) + sum(len(unread.rows) for unread in self._unread if unread.selection is not None)
+
+    def settle(self, wait: bool = True) -> None:
+        """Take over what was sent and what landed unread; wait=False: as far as it has arrived."""
+        while self._unread and (wait or self._unread[0].arrived is None or self._unread[0].arrived.query()):
+            unread = self._unread.popleft()
+            if unread.arrived is not None:
+                unread.arrived.synchronize()
+            if unread.selection is None:
+                self._back(unread.rows.tolist())
+            else:
+                self._gone(unread.rows.tolist(), unread.selection)
+
+    def _count(self, rows: Tensor, change: int) -> Tensor:
+        if self._out is None:
+            self._out = torch.zeros(len(self._available), dtype=torch.int32, device=self._available.device)
+            self._recount(list(self._outings))
+        return self._out.index_add_(0, rows, torch.full_like(rows, change, dtype=torch.int32))
+
+    def _post(self, rows: Tensor, selection: int | None) -> None:
+        arrived = None
+        if rows.device.type == "cuda":
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host.copy_(rows, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        else:
+            host = rows.clone()
+        self._unread.append(_Unread(host, selection, arrived))
+        self.settle(wait=False)
 
     def outings(self) -> list[tuple[int, int, int]]:
         """(selection, place in it, prompt) of every outing, oldest first."""
@@ -102,7 +176,8 @@ class InFlight:
     def restore(self, state: Mapping[str, Tensor], policy: str) -> None:
         """Take over saved outings, columns (M,): "keep" them out, "redraw" (hand them out again) or "release" them."""
         rows = [] if policy == "release" else sorted(zip(*(state[name].tolist() for name in COLUMNS), strict=True))
-        self._outings, self._redraw = {}, {}
+        self._outings, self._redraw, self._out = {}, {}, None
+        self._unread.clear()
         self.available.fill_(True)
         for selection, place, prompt, waiting in rows:
             self._outings.setdefault(prompt, []).append((selection, place))
@@ -113,3 +188,11 @@ class InFlight:
     def _mark(self, prompts: list[int], available: bool) -> None:
         if prompts:
             self.available[torch.tensor(prompts, device=self.available.device)] = available
+
+    def _recount(self, prompts: list[int]) -> None:
+        """Bring the device's own count in line with the host's."""
+        if self._out is not None and prompts:
+            times = [self.times(prompt) for prompt in prompts]
+            self._out[torch.tensor(prompts, device=self._out.device)] = torch.tensor(times, dtype=torch.int32).to(
+                self._out.device
+            )

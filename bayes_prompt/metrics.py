@@ -22,10 +22,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bayes_prompt.checkpoint import require_keys
 from bayes_prompt.errors import CheckpointError
@@ -43,45 +44,52 @@ class BatchRecord:
     expected_informative: float = 0.0
     expected_successes: float = 0.0
 
-    @classmethod
-    def of(cls, posterior: Posterior) -> BatchRecord:
-        """The record of what the posterior is about to learn from; its belief is still the one from before."""
-        index, successes, trials = posterior.pending()
-        if not index.numel():
-            return cls()
-        informative = (successes > 0) & (successes < trials)
-        return cls(
-            groups=index.numel(),
-            rollouts=int(trials.sum()),
-            informative=int(informative.sum()),
-            successes=int(successes.sum()),
-            expected_informative=float(posterior.informative_probability(trials, index).double().sum()),
-            expected_successes=float((posterior.success_rate(index).double() * trials).sum()),
+    @staticmethod
+    def of(posterior: Posterior) -> Tensor:
+        """The record of what the posterior is about to learn from, (6,) float64 on its device, which is not waited for.
+
+        The belief is still the one from before.
+        """
+        counts = posterior.counts()
+        if not counts.index.numel():
+            return torch.zeros(len(fields(BatchRecord)), dtype=torch.float64, device=posterior.device)
+        rows, trials = counts.index.clamp(max=posterior.num_prompts - 1), counts.trials
+        figures = (
+            torch.ones_like(trials),
+            trials,
+            (counts.successes > 0) & (counts.successes < trials),
+            counts.successes,
+            posterior.informative_probability(trials, rows),
+            posterior.success_rate(rows).double() * trials,
         )
+        return torch.where(counts.leader, torch.stack([figure.double() for figure in figures]), 0.0).sum(1)
 
 
 class Metrics:
-    """Keeps the record of the last step that had observations, and totals."""
+    """Keeps the record of the last step that had observations, and totals, where the posterior lives."""
 
     def __init__(self) -> None:
-        self._last = BatchRecord()
-        self._groups = 0
-        self._rollouts = 0
+        self._record = torch.zeros(len(fields(BatchRecord)), dtype=torch.float64)
+        self._totals = torch.zeros(2, dtype=torch.float64)  # groups, rollouts
 
-    def close(self, record: BatchRecord) -> None:
-        """End a step. One without observations leaves the figures of the last batch standing."""
-        if record.groups:
-            self._last = record
-            self._groups += record.groups
-            self._rollouts += record.rollouts
+    def close(self, record: Tensor) -> None:
+        """End a step with its record (6,). One without observations leaves the figures of the last batch standing."""
+        self._record = torch.where(record[0] > 0, record, self._record.to(record.device))
+        self._totals = self._totals.to(record.device) + record[:2]
+
+    @property
+    def _last(self) -> BatchRecord:
+        *counted, informative, successes = self._record.tolist()
+        return BatchRecord(*map(int, counted), informative, successes)
 
     def figures(self, posterior: Posterior) -> dict[str, float]:
         """Figures that cost nothing to speak of; those of the last batch only once there was one."""
+        groups, rollouts = self._totals.tolist()
         figures = {
             "unexpected": float(posterior.unexpected),
             "impossible": float(posterior.impossible),
-            "groups": float(self._groups),
-            "rollouts": float(self._rollouts),
+            "groups": groups,
+            "rollouts": rollouts,
             "step": float(posterior.step),
         }
         last = self._last
@@ -94,7 +102,8 @@ class Metrics:
 
     def state(self) -> dict[str, Any]:
         """Numbers for a checkpoint."""
-        return {"last": asdict(self._last), "totals": {"groups": self._groups, "rollouts": self._rollouts}}
+        groups, rollouts = map(int, self._totals.tolist())
+        return {"last": asdict(self._last), "totals": {"groups": groups, "rollouts": rollouts}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave; CheckpointError, and no change, where it is not that."""
@@ -109,8 +118,8 @@ class Metrics:
         last = BatchRecord(**state["last"])
         if not last.informative <= last.groups <= last.rollouts or last.successes > last.rollouts:
             raise CheckpointError(f"metrics.last counts more parts than there are of the whole: {last}")
-        self._last = last
-        self._groups, self._rollouts = state["totals"]["groups"], state["totals"]["rollouts"]
+        self._record = torch.tensor(astuple(last), dtype=torch.float64)
+        self._totals = torch.tensor([state["totals"][name] for name in ("groups", "rollouts")], dtype=torch.float64)
 
 
 def pool_figures(posterior: Posterior) -> dict[str, float]:

@@ -19,6 +19,7 @@ from bayes_prompt.errors import PromptShortage
 from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.metrics import BatchRecord, Metrics, pool_figures
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
@@ -83,19 +84,24 @@ class PromptSelector:
         self.allow_in_flight = allow_in_flight
         self._identities = Identities(ids, self.num_prompts)
         self._lock = RLock()
-        self._in_flight = InFlight(self.num_prompts, posterior.device)
+        self._outings = InFlight(self.num_prompts, posterior.device)
+        self._nan_picked = torch.zeros((), dtype=torch.bool, device=posterior.device)
         self._metrics = Metrics()
         self._selections = 0  # picks made so far: the step of their draws
         self._reused = 0
         self._last_pick = torch.zeros(0, dtype=torch.int64)
-        self._last_cut = 0.0  # the score of the last prompt that was still taken
+        self._last_cut: Tensor | float = 0.0  # the score of the last prompt that was still taken
 
     # The training loop
 
     def select(
         self, candidates: Tensor | np.ndarray | Sequence[int] | None = None, batch_size: int | None = None
     ) -> Tensor:
-        """Pick distinct prompts, best first: row numbers (B,) int64 on the CPU. They are in flight from now on.
+        """Pick distinct prompts, best first: row numbers (B,) int64. They are in flight from now on.
+
+        They are on the CPU; of a posterior on a GPU they are there, and nothing waits for it unless so many prompts are
+        in flight, or so few are candidates, that there might be too few to pick from. A score that is NaN is then told
+        at the next call that reads what a device did, such as `metrics` or `state_dict`.
 
         After a resume with in_flight="redraw", the picks that were out are handed out first, in their old order.
 
@@ -110,10 +116,13 @@ class PromptSelector:
         with self._lock:
             mask, size = None, self.num_prompts
             if candidates is not None:
-                mask = checks.mask("candidates", candidates, self.num_prompts).to(self.posterior.device)
+                mask = checks.mask("candidates", candidates, self.num_prompts)
                 size = int(mask.count_nonzero())
+                mask = mask.to(self.posterior.device)
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
+            if self.posterior.on_device and not self._outings.waiting() and size - self._outings.most_out() >= wanted:
+                return self._pick_unread(wanted, mask)
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
             fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
@@ -124,7 +133,7 @@ class PromptSelector:
                 self._selections += 1
                 self._reused += len(reused)
                 self._last_cut = cut if fresh else self._last_cut
-            self._last_pick = torch.tensor([*redrawn, *fresh, *reused], dtype=torch.int64)
+            self._last_pick = torch.tensor([*redrawn, *fresh, *reused], device=self.posterior.device)
             return self._last_pick.clone()
 
     def observe(
@@ -150,7 +159,8 @@ class PromptSelector:
             IndexError, TypeError, ValueError: named after the first bad argument and row; nothing has changed then.
         """
         with self._lock:
-            self._in_flight.land(self._observe(index, rewards, ids, successes, trials))
+            landed = self._observe(index, rewards, ids, successes, trials)
+            self._land(landed)
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one training step pass. `elapsed` scales the forgetting; finite and at least 0."""
@@ -174,9 +184,9 @@ class PromptSelector:
         with self._lock:
             checks.elapsed_time(elapsed)
             with self.posterior.all_or_nothing():
-                rows = self._observe(index, rewards, ids, successes, trials)
+                landed = self._observe(index, rewards, ids, successes, trials)
                 self.advance(elapsed)
-            self._in_flight.land(rows)
+            self._land(landed)
 
     def release(self, index: IntegersLike | None = None, *, ids: Sequence[Hashable] | None = None) -> None:
         """Give back picks that will never be rolled out: rows (B,) or ids (B,). ValueError where one is not out."""
@@ -248,7 +258,7 @@ class PromptSelector:
                 "prompt": row,
                 "id": self._identities.names([row])[0],
                 "in_last_pick": bool((self._last_pick == row).any()),
-                "last_pick_cut": self._last_cut if self._selections else None,
+                "last_pick_cut": float(self._last_cut) if self._selections else None,
                 "in_flight_since": self._in_flight.since(row) if row in self._in_flight else None,
                 "waits_to_be_redrawn": self._in_flight.waits(row),
                 "may_be_picked": self.allow_in_flight or row not in self._in_flight,
@@ -277,7 +287,7 @@ class PromptSelector:
                 "reused": self._reused,
                 "posterior": self.posterior.state_dict(),
                 "in_flight": self._in_flight.state(),
-                "last_pick": {"index": self._last_pick.clone(), "cut": self._last_cut},
+                "last_pick": {"index": self._last_pick.cpu().clone(), "cut": float(self._last_cut)},
                 "metrics": self._metrics.state(),
             }
 
@@ -312,6 +322,58 @@ class PromptSelector:
 
     # Inner workings
 
+    @property
+    def _in_flight(self) -> InFlight:
+        """What is out, as the host knows it once it has read what a device did meanwhile."""
+        self._outings.settle()
+        if self.posterior.on_device and bool(self._nan_picked):
+            self._nan_picked.zero_()
+            raise ValueError(f"{self._acquisition_name()} gave the score NaN to a prompt of an earlier pick")
+        return self._outings
+
+    def _ranking(self) -> tuple[Tensor, Shortlist | None]:
+        """Scores of the next pick, and the shortlist that goes with them."""
+        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self._selections, self.batch_size)
+        if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
+            raise ValueError(
+                f"{self._acquisition_name()} must give scores of shape ({self.num_prompts},) on "
+                f"{self.posterior.device}; got {tuple(scores.shape)} on {scores.device}"
+            )
+        return scores, shortlist
+
+    def _top_b(self, scores: Tensor, wanted: int, allowed: Tensor | None, shortlist: Shortlist | None) -> Tensor:
+        return top_b(
+            scores,
+            wanted,
+            seed=self.seed,
+            step=self._selections,
+            allowed=allowed,
+            first_prompt=self.posterior.first_prompt,
+            backend=self.posterior.backend,
+            shortlist=shortlist,
+        )
+
+    def _pick_unread(self, wanted: int, mask: Tensor | None) -> Tensor:
+        """The best `wanted` prompts, (wanted,) on the device, where there are enough for certain."""
+        allowed = mask
+        if not self.allow_in_flight:
+            allowed = self._outings.available if mask is None else mask & self._outings.available
+        scores, shortlist = self._ranking()
+        picked = self._top_b(scores, wanted, allowed, shortlist if mask is None else None)
+        values = scores[picked]
+        self._nan_picked |= values.isnan().any()
+        self._outings.send_unread(picked, self._selections)
+        self._selections += 1
+        self._last_pick, self._last_cut = picked, values[-1]
+        return picked.clone()
+
+    def _land(self, rows: Tensor) -> None:
+        """End the outings of observed rows (B,), which are on the host or, unread, on the device."""
+        if self.posterior.defers_checks(rows):
+            self._outings.land_unread(rows)
+        else:
+            self._in_flight.land(rows.tolist())
+
     def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[list[int], float]:
         """The best `wanted` prompts that may be picked, and the score of the last; fewer where fewer there are."""
         if not wanted:
@@ -324,21 +386,9 @@ class PromptSelector:
             )
         if not free:
             return [], 0.0
-        scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
-        if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
-            raise ValueError(
-                f"{self._acquisition_name()} must give scores of shape ({self.num_prompts},) on "
-                f"{self.posterior.device}; got {tuple(scores.shape)} on {scores.device}"
-            )
-        picked = top_b(
-            scores,
-            min(wanted, free),
-            seed=self.seed,
-            step=self._selections,
-            allowed=allowed,
-            first_prompt=self.posterior.first_prompt,
-            backend=self.posterior.backend,
-        )
+        scores, shortlist = self._ranking()
+        # A shortlist's threshold is one for the whole pool.
+        picked = self._top_b(scores, min(wanted, free), allowed, shortlist if mask is None else None)
         values = scores[picked].cpu()
         if torch.isnan(values).any():
             prompt = int(picked.cpu()[values.isnan()][0])
@@ -365,17 +415,20 @@ class PromptSelector:
         ids: Sequence[Hashable] | None,
         successes: IntegersLike | None,
         trials: IntegersLike | int | None,
-    ) -> list[int]:
-        """Hand counts to the posterior; the rows that they are of."""
-        rows = self._rows(index, ids)
+    ) -> Tensor:
+        """Hand counts to the posterior; the rows (B,) that they are of, on the device if they were observed there."""
+        unread = index is not None and ids is None and self.posterior.defers_checks(index)
+        rows = checks.integers("index", index) if unread and index is not None else self._rows(index, ids)
         if rewards is not None:
             if successes is not None or trials is not None:
                 raise ValueError("give rewards, or successes and trials, not both")
-            successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, rows.numel())
+            successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, len(rows), unread)
         elif successes is None or trials is None:
             raise ValueError("give rewards of shape (B, G), or both successes and trials")
+        if unread:
+            return self.posterior.observe_unread(rows, successes, trials)
         self.posterior.observe(*checks.counts(rows, successes, trials, self.num_prompts))
-        return rows.tolist()
+        return rows
 
     def _reuse(self, wanted: int, mask: Tensor | None, taken: set[int]) -> list[int]:
         """Prompts that are out already, longest out first, to fill a pick that would be too short."""
@@ -419,6 +472,7 @@ class PromptSelector:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
+            self._outings.settle()
             return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

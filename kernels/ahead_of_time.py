@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be there, and report what the compilers say about each.
 
-    python -m bayes_prompt.kernels.ahead_of_time [--json] [--target sm_90] [--operation progress_filter]
+    python -m bayes_prompt.kernels.ahead_of_time [--json | --markdown] [--target sm_90] [--operation progress_filter]
 
 An operation takes part by a list `AHEAD_OF_TIME` in its `triton.py`: tuples (kernel, {argument: type}, {constant:
 value}, number of warps of 32 threads), such as `(_advance, {"belief": "*fp32", "num_prompts": "i64"}, {"K": 3}, 4)`.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import pkgutil
 import re
@@ -30,6 +31,9 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 """Shared memory (AMD: local data share) that one program may use. Source: the vendors' architecture guides."""
+
+REGISTERS, WARPS, PROGRAMS = 65_536, 64, 32
+"""Of a multiprocessor, on every CUDA target. Source: the compute capabilities in the CUDA programming guide."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,32 @@ class Report:
     spills: int
     shared_bytes: int
     narrow_offsets: int
+
+    @property
+    def scalar(self) -> str:
+        """The type of the pool's numbers. Single numbers beside a float32 pool may be float64, never the reverse."""
+        return "fp32" if "*fp32" in self.types.values() else "fp64"
+
+    @property
+    def variant(self) -> tuple[str, str, str, str, str]:
+        """Operation, kernel, scalar type, constants (true ones by name alone, no false ones) and warps, as text."""
+        constants = (
+            name if value is True else f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.constants.items()
+            if value is not False
+        )
+        return self.operation, self.kernel, self.scalar, " ".join(constants), str(self.num_warps)
+
+    @property
+    def resident_programs(self) -> int | None:
+        """How many programs a CUDA multiprocessor holds at once; None for AMD, which has other limits."""
+        if not self.target.startswith("sm_"):
+            return None
+        warp_registers = math.ceil(self.registers * 32 / 256) * 256
+        warps = min(WARPS, REGISTERS // warp_registers // 4 * 4)  # a quarter of the registers for each of 4 schedulers
+        # Every program costs the system 1 KiB, so that one alone may use 1 KiB less than there is.
+        shared = (SHARED_BYTES[self.target] + 1024) // (math.ceil(self.shared_bytes / 128) * 128 + 1024)
+        return min(PROGRAMS, warps // self.num_warps, shared)
 
 
 def variants(operation: str | None = None) -> list[Variant]:
@@ -117,10 +147,15 @@ def compile_variant(variant: Variant, target: str) -> Report:
 
 
 def narrow_offsets(ttir: str) -> int:
-    """How many pointer offsets and integer products in a kernel's Triton IR are narrower than 64 bits."""
-    offsets = re.findall(r"tt\.addptr .*, (?:tensor<(?:\d+x)*)?(i\d+)", ttir)
+    """How many pointer offsets and integer products in a kernel's Triton IR are narrower than 64 bits.
+
+    Offsets that are constants or ranges of constants do not grow with the pool, and are not counted.
+    """
+    constants = set(re.findall(r"(%\S+) = (?:arith\.constant|tt\.make_range) ", ttir))
+    offsets = re.findall(r"tt\.addptr \S+, (%\S+) : .*, (?:tensor<(?:\d+x)*)?(i\d+)", ttir)
     products = re.findall(r"arith\.muli .* : (?:tensor<(?:\d+x)*)?(i\d+)", ttir)
-    return sum(width != "i64" for width in offsets + products)
+    widths = [width for offset, width in offsets if offset not in constants] + products
+    return sum(width != "i64" for width in widths)
 
 
 def _ptxas(ptx: str, arch: int) -> tuple[int, int]:
@@ -145,10 +180,12 @@ def _amdgcn(assembly: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile what was asked for and print the reports, as a table or as JSON; returns the exit status."""
+    """Compile what was asked for and print the reports, as a table, JSON or Markdown; returns the exit status."""
     description = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m bayes_prompt.kernels.ahead_of_time", description=description)
-    parser.add_argument("--json", action="store_true", help="print a list of reports as JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a list of reports as JSON")
+    form.add_argument("--markdown", action="store_true", help="print a document with a line for each variant")
     parser.add_argument("--target", choices=TARGETS, action="append", help="may be repeated; default: all")
     parser.add_argument("--operation", help="default: all")
     options = parser.parse_args(arguments)
@@ -166,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json.dump([asdict(report) for report in reports], sys.stdout, indent=1)
         print()
     else:
-        print("\n".join(table(reports)))
+        print("\n".join(markdown(reports) if options.markdown else table(reports)))
     return 0
 
 
@@ -174,11 +211,50 @@ def table(reports: list[Report]) -> list[str]:
     """The reports as lines of text, a header first."""
     lines = [f"{'operation':16} {'kernel':14} {'target':7} {'type':5} warps registers spills shared  constants"]
     for r in reports:
-        scalar = "fp64" if "*fp64" in r.types.values() else "fp32"
         numbers = f"{r.num_warps:5} {r.registers:9} {r.spills:6} {r.shared_bytes:6}"
         constants = " ".join(f"{name}={value}" for name, value in r.constants.items())
-        lines.append(f"{r.operation:16} {r.kernel:14} {r.target:7} {scalar:5} {numbers}  {constants}")
+        lines.append(f"{r.operation:16} {r.kernel:14} {r.target:7} {r.scalar:5} {numbers}  {constants}")
     return lines
+
+
+def markdown(reports: list[Report]) -> list[str]:
+    """The reports as the lines of a Markdown document: a line for each variant, the targets side by side."""
+    import triton
+
+    columns = ["operation", "kernel", "type", "constants", "warps", *dict.fromkeys(r.target for r in reports)]
+    rows = [[*variant, *map(_cell, compiled)] for variant, compiled in by_variant(reports).items()]
+    return [
+        "# What the kernels take of a GPU",
+        "",
+        f"Made with Triton {triton.__version__} by `make resources`. The tests compile all kernels and compare.",
+        "",
+        "A cell has registers a thread / those that are spilled / bytes of shared memory a program / how many",
+        "programs these and the warps let a multiprocessor hold at once (CUDA only). Spills are bytes that a",
+        "thread stores and loads; of AMD, whose registers here are vector registers, they are registers. Constants",
+        "that are true have their name alone, false ones are left out. Warps have 32 threads; for AMD half as many are",
+        "compiled, of 64.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows]),
+    ]
+
+
+def by_variant(reports: list[Report]) -> dict[tuple[str, ...], list[Report]]:
+    """The reports of each variant: operation, kernel, scalar type, constants and warps, as text.
+
+    Those that agree in all of these are told apart by the types of arguments in which they differ, after the constants.
+    """
+    groups: dict[tuple[str, ...], list[Report]] = {}
+    for r in reports:
+        alike = [other.types for other in reports if other.variant == r.variant]
+        apart = [f"{name}={kind}" for name, kind in r.types.items() if any(types.get(name) != kind for types in alike)]
+        operation, kernel, scalar, constants, warps = r.variant
+        groups.setdefault((operation, kernel, scalar, " ".join([constants, *apart]), warps), []).append(r)
+    return groups
+
+
+def _cell(report: Report) -> str:
+    numbers = [report.registers, report.spills, report.shared_bytes, report.resident_programs]
+    return " / ".join(str(number) for number in numbers if number is not None)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ the device, on how a pool is chunked or on the number of ranks. The layout of ke
     key     = (seed & 0xffffffff, seed >> 32)
     counter = (prompt & 0xffffffff, prompt >> 32, step, stream << 24 | attempt)
 
+The attempts of one use of randomness count from 0; of GAMMA they are row << 15 | entry << 6 | attempt.
+
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3. Words are
 held in int64 tensors (torch has no arithmetic on uint32), each in [0, 2**32).
 """
@@ -13,10 +15,16 @@ held in int64 tensors (torch has no arithmetic on uint32), each in [0, 2**32).
 from __future__ import annotations
 
 import operator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Number = TypeVar("Number", bound=int | Tensor)
+"""A seed or step: an integer, or a (1,) int64 tensor that holds one where the draws are made.
+
+A kernel on a GPU reads the tensor while it runs: nobody waits, and a captured graph draws anew at every replay.
+"""
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # Streams: which use of randomness a word serves. New uses take new numbers; these never change their meaning.
@@ -24,6 +32,7 @@ TIE = 0  # tie-break keys of a top-B pick
 STATE = 1  # a state from a belief
 BETA = 2  # the gamma variates of a Beta draw, one attempt after the other
 BOOST = 3  # the factors that carry a gamma variate to a shape below 1
+GAMMA = 4  # the gamma variates of Dirichlet draws, one for each row and entry; the last word of attempt 0 is its boost
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -34,19 +43,28 @@ SEED_LIMIT = 2**63
 STEP_LIMIT = 2**32
 PROMPT_LIMIT = 2**62
 ATTEMPT_LIMIT = 2**24
+GAMMA_ROW_SHIFT, GAMMA_ENTRY_SHIFT = 15, 6
+GAMMA_LIMIT = 2**9  # rows and entries of a Dirichlet draw
 
 
-def check(seed: int, step: int, first_prompt: int = 0) -> tuple[int, int, int]:
-    """The three as Python's own integers: kernels do not take numpy's.
+def check(seed: Number, step: Number, first_prompt: int = 0) -> tuple[Number, Number, int]:
+    """The three as Python's own integers, as kernels do not take numpy's; tensors stay as they are, unread.
 
     Raises ValueError unless 0 <= seed < 2**63, 0 <= step < 2**32 and 0 <= first_prompt < 2**62, TypeError where one is
-    no integer.
+    no integer. A seed or step in a tensor must be (1,) int64, or the error is the same; its number is taken modulo its
+    limit by kernels that read it unseen.
     """
     return (
-        _check("seed", seed, SEED_LIMIT),
-        _check("step", step, STEP_LIMIT),
+        _unread("seed", seed, SEED_LIMIT),
+        _unread("step", step, STEP_LIMIT),
         _check("first_prompt", first_prompt, PROMPT_LIMIT),
     )
+
+
+def known(seed: int | Tensor, step: int | Tensor) -> tuple[int, int]:
+    """Both as Python's integers, in range: tensors are read, which waits for their device. Raises as `check` does."""
+    seed, step, _ = check(seed, step)
+    return _check("seed", int(seed), SEED_LIMIT), _check("step", int(step), STEP_LIMIT)
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
@@ -61,13 +79,13 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def words(seed: int, step: int, prompts: Tensor, stream: int, attempt: int = 0) -> Words:
+def words(seed: int | Tensor, step: int | Tensor, prompts: Tensor, stream: int, attempt: int = 0) -> Words:
     """Four random 32-bit words for each of `prompts` (int64, any shape and device, each in [0, 2**62)).
 
     Returns four int64 tensors of that shape with values in [0, 2**32). Raises ValueError when seed, step, stream or
     attempt is out of range, TypeError when one is no integer or `prompts` is not int64.
     """
-    seed, step, _ = check(seed, step)
+    seed, step = known(seed, step)
     stream, attempt = _check("stream", stream, 2**8), _check("attempt", attempt, ATTEMPT_LIMIT)
     if prompts.dtype != torch.int64:
         raise TypeError(f"prompts must be an int64 tensor, got {prompts.dtype}")
@@ -86,10 +104,20 @@ def uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
     return (2 * word + 1).to(dtype) * 2.0**-33
 
 
-def tie_keys(seed: int, step: int, prompts: Tensor) -> Tensor:
+def tie_keys(seed: int | Tensor, step: int | Tensor, prompts: Tensor) -> Tensor:
     """The 63-bit tie-break key of each prompt, int64, not negative: of two equal scores the smaller key is picked."""
     w0, w1, _, _ = words(seed, step, prompts, TIE)
     return w0 << 31 | w1 >> 1
+
+
+def _unread(name: str, value: Number, limit: int) -> Number:
+    if not isinstance(value, Tensor):
+        return _check(name, value, limit)  # type: ignore[return-value]
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must be an integer or an int64 tensor, got {value.dtype}")
+    if value.shape != (1,):
+        raise ValueError(f"{name} must have shape (1,) where it is a tensor, got {tuple(value.shape)}")
+    return value
 
 
 def _check(name: str, value: int, limit: int) -> int:

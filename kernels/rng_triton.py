@@ -14,6 +14,7 @@ TIE = tl.constexpr(rng.TIE)
 STATE = tl.constexpr(rng.STATE)
 BETA = tl.constexpr(rng.BETA)
 BOOST = tl.constexpr(rng.BOOST)
+GAMMA = tl.constexpr(rng.GAMMA)
 _MULTIPLIER_0 = tl.constexpr(rng.MULTIPLIERS[0])
 _MULTIPLIER_1 = tl.constexpr(rng.MULTIPLIERS[1])
 _WEYL_0 = tl.constexpr(rng.WEYL[0])
@@ -39,8 +40,21 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def moment(number):  # type: ignore[no-untyped-def]
+    """A kernel's argument `seed` or `step` as an int64 scalar, whether it is a number or a (1,) int64 tensor.
+
+    The kernel must not annotate such arguments, as they come as either, and lists them in `do_not_specialize`.
+    """
+    value = tl.load(number) if number.dtype.is_ptr() else number
+    return value.to(tl.int64) & _SEED_MASK  # for the interpreter, as it says there
+
+
+@triton.jit
 def words(seed, step, prompt, stream: tl.constexpr, attempt):  # type: ignore[no-untyped-def]
-    """The four words of `rng.words` for a block of int64 prompt numbers; seed and step are int64 scalars."""
+    """The four words of `rng.words` for a block of int64 prompt numbers.
+
+    seed and step are int64 scalars, taken modulo 2**63 and 2**32; attempt is an integer or a block of them.
+    """
     c0 = (prompt & _MASK).to(tl.uint32)
     c1 = (prompt >> 32).to(tl.uint32)
     c2 = tl.zeros_like(c0) + step.to(tl.uint32)

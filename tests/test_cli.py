@@ -184,6 +184,173 @@ def test_results_are_printed_though_they_cannot_be_written(
     assert [part["method"] for part in json.loads(capsys.readouterr().out)] == ["uniform", "dps"]
 
 
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Stand in for the benchmarks: note what is asked for, and give made-up results. In an empty folder."""
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    from bayes_prompt.bench import suite
+    from bayes_prompt.bench.machine import CopyBandwidth, Machine
+    from bayes_prompt.bench.measure import Seconds
+    from bayes_prompt.bench.memory import Held
+    from bayes_prompt.bench.results import Measurement, Results
+    from bayes_prompt.bench.verify import Verdict
+
+    noted: list[dict[str, Any]] = []
+
+    def run(operations: tuple[str, ...], sizes: tuple[int, ...], **options: Any) -> Results:
+        noted.append({"operations": operations, "sizes": sizes, **options})
+        print("a library prints something")
+        options["progress"]("some stage", 1, 1, "")
+        seconds = Seconds.of([0.0123])
+        row = Measurement("step", "all visited", 2000, "bayes_prompt", seconds, 192_000, None, Held(1, 2))
+        machine, copy = Machine("A Processor", "cpu", 2, 2, 1 << 34, 0.1), CopyBandwidth(8, 2, 9e9, 1e10)
+        right = Verdict("step", "bayes_prompt", True, 3)
+        return Results(machine, copy, "cpu", 1.0, verdicts=(right,), measurements=(row,))
+
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.chdir(tmp_path)
+    return noted
+
+
+def test_bench_defaults(runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    assert cli.main(["bench"]) == 0
+    (options,) = runs
+    assert options.pop("progress")
+    assert options == {
+        "operations": cli._OPERATIONS,
+        "sizes": (10_000, 100_000, 1_000_000),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "backend": "auto",
+        "peers": cli._PEERS,
+        "budget": 0.5,
+    }
+    printed = capsys.readouterr()
+    assert "12.3 ms" in printed.out and "bayes-prompt-bench" in printed.out
+    assert "a library prints something" not in printed.out and "some stage" in printed.err
+    assert sorted(path.suffix for path in Path("bayes-prompt-bench").iterdir()) == [".json", ".png"]
+
+
+def test_bench_options_arrive(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+    line = "bench --operations step,filter --sizes 1e6,2000,2e3 --device cpu --backend cpu --budget 2.5 --quiet --out"
+    assert cli.main([*line.split(), str(tmp_path / "deep" / "er"), "--peers", "torch.compile, dict of arrays"]) == 0
+    assert cli.main(["bench", "--peers", "none", "--quiet"]) == 0
+    first, second = runs
+    assert (first["operations"], first["sizes"]) == (("step", "filter"), (2000, 1_000_000))
+    assert (first["device"], first["backend"], first["budget"]) == ("cpu", "cpu", 2.5)
+    assert (first["peers"], second["peers"]) == (("torch.compile", "dict of arrays"), ())
+    assert len(list((tmp_path / "deep" / "er").glob("*.json"))) == 1
+
+
+def test_bench_json_is_all_there_is_on_stdout(runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    from bayes_prompt.bench.results import Results, load
+
+    assert cli.main(["bench", "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    results = Results.from_json(json.loads(printed.out))
+    assert load(Path("bayes-prompt-bench")) == [results]
+    assert "some stage" not in printed.err
+
+
+def test_bench_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = pytest.importorskip("bayes_prompt.bench.cases")
+    from bayes_prompt.bench.workloads import OPERATIONS
+    from bayes_prompt.kernels.backend import BACKENDS
+
+    assert (tuple(OPERATIONS), cases.PEERS, BACKENDS) == (cli._OPERATIONS, cli._PEERS, cli._BACKENDS)
+    pytest.importorskip("rich")
+    assert cli.main(["bench", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert [name for name in (*OPERATIONS, *cases.PEERS, "bayes_prompt", "copy") if name not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--operations step,sort", "argument --operations: 'sort' is not an operation; choose among filter, select"),
+        ("--operations step,step", "argument --operations: 'step,step' names an operation twice"),
+        ("--sizes 1e4,many", "argument --sizes: must be integers such as 40000 or 1e6, got 'many'"),
+        ("--sizes 1e4,,1e5", "argument --sizes: must be integers such as 40000 or 1e6, got ''"),
+        ("--sizes 100", "argument --sizes: must be integers in [512, 10000000000], got '100'"),
+        ("--sizes 1000.5", "argument --sizes: must be integers in [512, 10000000000], got '1000.5'"),
+        ("--sizes 1e99", "argument --sizes: must be integers in [512, 10000000000], got '1e99'"),
+        ("--sizes inf", "argument --sizes: must be integers such as 40000 or 1e6, got 'inf'"),
+        ("--sizes nan", "argument --sizes: must be integers such as 40000 or 1e6, got 'nan'"),
+        ("--peers none,numpy", "argument --peers: 'none' is not a peer; choose among dict of arrays, numpy float64"),
+        ("--budget 0", "argument --budget: must be a number of seconds greater than 0, got '0'"),
+        ("--budget nan", "argument --budget: must be a number of seconds greater than 0, got 'nan'"),
+        ("--budget soon", "argument --budget: must be a number of seconds greater than 0, got 'soon'"),
+        ("--device tpu", "argument --device: invalid choice: 'tpu'"),
+        ("--backend fast", "argument --backend: invalid choice: 'fast'"),
+        (f"--out {__file__}", "exists and is not a folder"),
+    ],
+)
+def test_bench_bad_values(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["bench", *line.split()])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bench_without_a_gpu(
+    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["bench", "--quiet", "--device", "cuda"]) == 2
+    assert not runs
+    assert capsys.readouterr().err == "bayes-prompt bench: error: argument --device: torch finds no CUDA device\n"
+
+
+def test_bench_with_a_backend_that_cannot_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    from bayes_prompt.kernels import backend
+
+    line = f"bench --quiet --device cpu --backend triton --sizes 2000 --out {tmp_path}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_obstacle", lambda name, device: "it is not there")
+        assert cli.main(line.split()) == 2
+    printed = capsys.readouterr()
+    assert "argument --backend: backend 'triton' cannot run on device 'cpu': it is not there" in printed.err
+    assert printed.out == ""
+
+
+def test_bench_tells_of_what_is_wrong(
+    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from bayes_prompt.bench import suite
+    from bayes_prompt.bench.verify import Verdict
+
+    run = suite.run
+    wrong = (Verdict("step", "bayes_prompt", False, 3, "all of it"),)
+    monkeypatch.setattr(suite, "run", lambda *given, **options: replace(run(*given, **options), verdicts=wrong))
+    assert cli.main(["bench", "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert "step by bayes_prompt disagrees with the reference: all of it" in printed.err
+    assert "FAILED: step by bayes_prompt" in printed.out
+
+
+def test_bench_results_are_printed_though_they_cannot_be_written(
+    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bayes_prompt.bench import results
+
+    def full(*_: Any) -> Path:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(results, "write", full)
+    assert cli.main(["bench", "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert "12.3 ms" in printed.out and "bayes-prompt-bench" not in printed.out
+    assert printed.err.endswith("\nbayes-prompt bench: error: no space left\n")
+
+
 def test_a_terminal_that_has_only_ascii(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stdout)

@@ -228,7 +228,7 @@ def test_deferred_checks_raise_at_the_next_read(
     arguments: dict[str, Any], kind: type[Exception], message: str, advances: int
 ) -> None:
     posterior, other = bp.SolvingProgress().posterior(10), bp.SolvingProgress().posterior(10)
-    posterior._defers_checks = lambda index: True  # type: ignore[method-assign]  # as on a device
+    posterior.defers_checks = lambda index: True  # type: ignore[method-assign]  # as on a device
     for each in (posterior, other):
         each.observe([3, 4], [0, 2], 2)
     posterior.observe(**arguments)  # does not raise, and does not count
@@ -280,9 +280,9 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("posterior/tensors/belief", torch.full((3, 10), NAN), "posterior.tensors.belief must be finite"),
-        ("posterior/tensors/belief", torch.zeros(3, 9), "posterior.tensors.belief must be .* of shape"),
-        ("posterior/tensors/belief", 3, "must be a tensor"),
+        ("posterior/tensors/posterior", torch.full((3, 10), NAN), "posterior.tensors.posterior must be finite"),
+        ("posterior/tensors/posterior", torch.zeros(3, 9), "posterior.tensors.posterior must be .* of shape"),
+        ("posterior/tensors/posterior", 3, "must be a tensor"),
         ("posterior/pending/index", torch.tensor([77]), "counts that cannot be"),
         ("posterior/step", -1, "posterior.step"),
         ("in_flight/prompt", torch.tensor([0, 1, 99]), "prompts that cannot be"),
@@ -296,12 +296,13 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
         ("selections", 10**30, "selector.selections"),
         ("metrics/last/groups", NAN, "metrics.last.groups"),
         ("posterior/pending/index", torch.tensor([1.0]), "int64 tensor of shape"),
-        ("posterior/tensors/belief", torch.full((3, 10), -5.0), "must be at least 0"),
-        ("posterior/tensors/belief", torch.full((3, 10), 5.0), "sums to 15.0, not to 1"),
-        ("posterior/tensors/concentration", torch.zeros(3, 3, 10), "without a positive entry"),
+        ("posterior/tensors/posterior", torch.tensor([[0.5], [-0.5], [0.0]]).repeat(1, 10), "prompt 0 has both signs"),
+        ("posterior/tensors/posterior", torch.full((3, 10), 5.0), "sums to 15.0, not to 1"),
+        ("posterior/tensors/learned", torch.full((3, 3, 10), -1.0), "learned must be at least 0"),
+        ("posterior/tensors/scale", torch.zeros(1, dtype=torch.float64), r"scale must lie in \(0, 1\]"),
         ("posterior/tensors/visits", torch.full((10,), -1, dtype=torch.int32), "must be at least 0"),
         ("posterior/tensors/group_size", torch.tensor(-1), "must be at least 0"),
-        ("posterior/tensors/belief", torch.full((3, 10), 1 / 3).to_sparse(), "must be a dense tensor"),
+        ("posterior/tensors/posterior", torch.full((3, 10), 1 / 3).to_sparse(), "must be a dense tensor"),
         ("posterior/tensors/visits", torch.full((10,), 2**31 - 1, dtype=torch.int32), "counts more than there have"),
         ("posterior/tensors/solved", torch.full((10,), 3, dtype=torch.int32), "counts more than there have"),
         ("posterior/model", torch.ones(2), "must be a description in JSON"),

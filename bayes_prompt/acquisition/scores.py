@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
@@ -19,6 +20,13 @@ class Acquisition(ABC):
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), higher is better. Random ones are functions of (seed, step, prompt)."""
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """The same scores (N,) for a pick of `batch` prompts, and the shortlist of the best where the posterior keeps one.
+
+        The scores may be overwritten by the next call and by the next step of the posterior.
+        """
+        return self.scores(posterior, seed, step), None
 
     def __add__(self, other: Acquisition) -> Acquisition:
         """The acquisition whose score is the sum of both."""
@@ -55,6 +63,11 @@ class InformativeProbability(Acquisition):
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) in [0, 1]."""
         return posterior.informative_probability(posterior.group_size if self.trials is None else self.trials)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) in [0, 1], which some posteriors work out while they make a step."""
+        trials = posterior.coming_group_size() if self.trials is None else self.trials
+        return posterior.informative_scores(trials, batch)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import bayes_prompt.kernels.backend as backends
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 
 
@@ -18,6 +19,7 @@ def top_b(
     allowed: Tensor | None = None,
     first_prompt: int = 0,
     backend: str = "auto",
+    shortlist: Shortlist | None = None,
 ) -> Tensor:
     """The rows of the `batch_size` best scores, best first, as int64 (batch_size,) on the device of `scores`.
 
@@ -27,6 +29,7 @@ def top_b(
     Args:
         scores: (N,) float32 or float64. allowed: (N,) bool, or None for all. batch_size: between 1 and N.
         backend: "auto", "reference", "cpu" or "triton".
+        shortlist: of the best rows, noted while the scores were written; it saves time and never changes the pick.
     """
     if scores.ndim != 1 or scores.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"scores must be float32 or float64 of shape (N,); got {scores.dtype} {tuple(scores.shape)}")
@@ -36,5 +39,5 @@ def top_b(
             f"allowed must be bool of shape {tuple(scores.shape)}; got {allowed.dtype} {tuple(allowed.shape)}"
         )
     kernel = backends.load("top_b", backends.resolve(backend, scores.device))
-    picked: Tensor = kernel.top_b(scores.contiguous(), allowed, batch_size, seed, step, first_prompt)
+    picked: Tensor = kernel.top_b(scores.contiguous(), allowed, batch_size, seed, step, first_prompt, shortlist)
     return picked

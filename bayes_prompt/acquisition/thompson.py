@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
@@ -28,6 +29,12 @@ class TargetSuccessRate(Acquisition):
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), minus the distance to the target."""
         return -(_success_rate(posterior, self.draw, seed, step) - self.target).abs()
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,), which some posteriors work out while they draw."""
+        if not self.draw:
+            return self.scores(posterior, seed, step), None
+        return posterior.draw_scores(seed, step, self.target, self.target, batch)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,12 @@ class Threshold(Acquisition):
         """Scores (N,), 0 within the bounds and minus the distance to them outside."""
         rate = _success_rate(posterior, self.draw, seed, step)
         return -torch.maximum(self.low - rate, rate - self.high).clamp(min=0)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,), which some posteriors work out while they draw."""
+        if not self.draw:
+            return self.scores(posterior, seed, step), None
+        return posterior.draw_scores(seed, step, self.low, self.high, batch)
 
 
 def _check(acquisition: TargetSuccessRate | Threshold, *rates: str) -> None:

@@ -24,11 +24,12 @@ from bayes_prompt.checkpoint import (
 )
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Counts:
     index: Tensor  # (M,) int64, num_prompts where a device-side check refused the call
     successes: Tensor  # (M,) int64, totals at the leaders
     trials: Tensor  # (M,) int64, totals at the leaders, 1 elsewhere
-    first: Tensor  # (M,) int64, the entry that leads each one's prompt
     leader: Tensor  # (M,) bool
+    largest: Tensor  # () int64, trials of the prompt with the most; 0 where there are none
 
 
 class Posterior(ABC):
@@ -70,11 +71,11 @@ class Posterior(ABC):
         self.first_prompt = checks.integer("first_prompt", first_prompt, 0, rng.PROMPT_LIMIT - self.num_prompts)
         self.device = checks.usable_device("device", device)
         self.dtype = dtype
+        self.on_device = self.device.type != "cpu"  # which is then not waited for where that can be helped
         self.backend = backends.resolve(backend, self.device)
         self.step = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        # One row more than there are prompts: observations refused on the device land there and are never looked at.
-        self._slot = torch.full((num_prompts + 1,), -1, dtype=torch.int32, device=self.device)
+        self._told_group_size = 0
         self._counters: dict[str, Tensor] = {
             "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
             "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
@@ -101,7 +102,11 @@ class Posterior(ABC):
             IndexError: a row outside [0, N). TypeError: not integers. ValueError: wrong shape, or counts out of range.
             Counts that live on a CUDA device are checked there; a bad call is left out and raises at the next read.
         """
-        if self._defers_checks(index):
+        self.observe_unread(index, successes, trials)
+
+    def observe_unread(self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int) -> Tensor:
+        """`observe`; returns the rows (B,) on the device, N for all of them where a check there refused the call."""
+        if self.defers_checks(index):
             index_ = checks.integers("index", index).to(self.device)
             size = index_.numel()
             successes_ = checks.integers("successes", successes, size).to(self.device)
@@ -109,10 +114,10 @@ class Posterior(ABC):
             entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
         else:
             entries = checks.counts(index, successes, trials, self.num_prompts)
-        if entries[0].numel() == 0:
-            return
-        kept = [entry.to(self.device).clone() for entry in entries]
-        self._pending.append((kept[0], kept[1], kept[2]))
+        kept = tuple(entry.to(self.device).clone() for entry in entries)
+        if kept[0].numel():
+            self._pending.append(kept)
+        return kept[0]
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one step of time pass for all N prompts, with the counts observed since the last one.
@@ -121,19 +126,14 @@ class Posterior(ABC):
         states still make one transition. It must be finite and at least 0.
         """
         elapsed = checks.elapsed_time(elapsed)
-        counts = self._counts(self._pending)
+        counts = self.counts()
         rows = counts.index.clamp(max=self.num_prompts - 1)
-        self._slot[counts.index] = counts.first.to(torch.int32)
-        try:
-            self._apply(counts, self._slot[:-1], elapsed)
-        finally:  # a slot that stayed would point into the table of another step
-            self._slot[counts.index] = -1
+        self._apply(counts, elapsed)
         ones = counts.leader.to(torch.int32)
         self._counters["visits"].index_add_(0, rows, ones)
         self._counters["solved"].index_add_(0, rows, ones * (counts.successes == counts.trials))
-        if self._pending:
-            largest, size = (counts.trials * counts.leader).max(), self._counters["group_size"]
-            size.copy_(torch.where(largest > 0, largest, size))
+        size = self._counters["group_size"]
+        size.copy_(torch.where(counts.largest > 0, counts.largest, size))
         self._pending = []
         self.step += 1
 
@@ -174,7 +174,7 @@ class Posterior(ABC):
 
     def pending(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the next `advance` will learn from: index, successes, trials, each (M,) int64 with distinct rows."""
-        counts = self._counts(self._pending)
+        counts = self.counts()
         return counts.index[counts.leader], counts.successes[counts.leader], counts.trials[counts.leader]
 
     # What an acquisition may ask; each takes rows (B,) to answer for those alone
@@ -202,6 +202,19 @@ class Posterior(ABC):
     def sample_success_rate(self, seed: int, step: int) -> Tensor:
         """One Thompson draw of every prompt's success rate, (N,): a function of (seed, step, prompt)."""
 
+    # What an acquisition may ask for a pick of `batch` prompts: scores, which the next call or step may overwrite, and
+    # where the posterior keeps one, the shortlist of the best
+
+    def informative_scores(self, trials: int | Tensor, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """`informative_probability(trials)`, (N,); trials: an integer, or (1,) on the device, where it stays unread."""
+        each = trials.expand(self.num_prompts) if isinstance(trials, Tensor) else trials
+        return self.informative_probability(each), None
+
+    def draw_scores(self, seed: int, step: int, low: float, high: float, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Minus the distance from a Thompson draw of the success rate to [low, high], (N,)."""
+        rate = self.sample_success_rate(seed, step)
+        return -torch.maximum(low - rate, rate - high).clamp(min=0), None
+
     # What a logger reads
 
     @property
@@ -211,12 +224,19 @@ class Posterior(ABC):
         Set it where groups are not observed whole, or lose rollouts that could not be scored: an integer in [1, 2**31),
         or None to go by the observations again. It is part of the state.
         """
-        return int(self._counters["told_group_size"]) or int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
+        return self._told_group_size or int(self._counters["group_size"]) or DEFAULT_GROUP_SIZE
 
     @group_size.setter
     def group_size(self, rollouts: int | None) -> None:
         told = 0 if rollouts is None else checks.group_size("group_size", rollouts)
+        self._told_group_size = told
         self._counters["told_group_size"].fill_(told)
+
+    def coming_group_size(self) -> int | Tensor:
+        """The same; on an accelerator, unless it was told, as (1,) int64 there, for that is not waited for."""
+        if self._told_group_size or not self.on_device:
+            return self.group_size
+        return self._known_group_size(self._counters["group_size"])
 
     @property
     def visits(self) -> Tensor:
@@ -273,9 +293,11 @@ class Posterior(ABC):
         for name, mine in expected.items():
             mine.copy_(state["tensors"][name])
         self._counters["refused"].zero_()
+        self._told_group_size = int(state["tensors"]["told_group_size"])
         index, successes, trials = (state["pending"][name].to(self.device).clone() for name in _PENDING)
         self._pending = [(index, successes, trials)] if index.numel() else []
         self.step = state["step"]
+        self._forget_answers()
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """CheckpointError unless `load_state_dict` can take all of it."""
@@ -288,7 +310,7 @@ class Posterior(ABC):
         require_keys("posterior.tensors", state["tensors"], expected)
         for name, mine in expected.items():
             require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
-            if "evidence" not in name:
+            if name in self._counters and "evidence" not in name:
                 require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
         for name in ("group_size", "told_group_size"):
             require_integer(f"posterior.tensors.{name}", int(state["tensors"][name]), 0, checks.MAX_TRIALS)
@@ -321,8 +343,8 @@ class Posterior(ABC):
         """CheckpointError unless saved tensors, of the right shapes and not negative, are a belief."""
 
     @abstractmethod
-    def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
-        """One step for all N prompts; slot (N,) int32 is a prompt's entry in `counts`, or -1."""
+    def _apply(self, counts: Counts, elapsed: float) -> None:
+        """One step for all N prompts."""
 
     @abstractmethod
     def _warm_start(self, counts: Counts) -> None:
@@ -330,9 +352,21 @@ class Posterior(ABC):
 
     # Shared inner workings
 
+    def counts(self) -> Counts:
+        """What the next `advance` will learn from, as kernels take it: nothing waits for the device."""
+        return self._counts(self._pending)
+
+    @staticmethod
+    def _known_group_size(size: Tensor) -> Tensor:
+        """(1,) int64 of a counter, which is 0 before there was an observation."""
+        return torch.where(size > 0, size, DEFAULT_GROUP_SIZE).reshape(1)
+
+    def _forget_answers(self) -> None:  # noqa: B027 - most posteriors keep none
+        """The belief has changed other than by a step: scores that are kept for a pick no longer hold."""
+
     def _checked(self, index: Tensor) -> Tensor:
         """Rows (B,) to be looked up, on this device; those of the host are checked."""
-        if isinstance(index, Tensor) and index.device.type != "cpu":
+        if isinstance(index, Tensor) and self.defers_checks(index):
             return index
         return checks.rows("index", index, self.num_prompts).to(self.device)
 
@@ -348,9 +382,9 @@ class Posterior(ABC):
         self._raise_refused()
         return self._counters[name]
 
-    def _defers_checks(self, index: IntegersLike) -> bool:
-        """Whether counts are checked where they live, on a device that must not be waited for."""
-        return self.device.type != "cpu" and isinstance(index, Tensor) and index.device.type != "cpu"
+    def defers_checks(self, index: IntegersLike) -> bool:
+        """Whether the counts of rows (B,) are checked where they live, on a device that must not be waited for."""
+        return self.on_device and isinstance(index, Tensor) and index.device.type != "cpu"
 
     def _raise_refused(self) -> None:
         """Raise what a check on the device found; the refused call itself is then gone."""
@@ -363,19 +397,20 @@ class Posterior(ABC):
         """Sorting makes the result independent of the order in which prompts were observed, to the last bit."""
         if not entries:
             none = torch.zeros(0, dtype=torch.int64, device=self.device)
-            return Counts(none, none, none, none, none.bool())
+            return Counts(none, none, none, none.bool(), none.sum())
         index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
         index, order = index.sort()
         entry = torch.arange(index.numel(), device=self.device)
         first = torch.where(index.diff(prepend=index[:1] - 1) != 0, entry, 0).cummax(0).values
         leader = (first == entry) & (index < self.num_prompts)
         total = torch.zeros_like(index)
+        trials = total.index_add(0, first, trials[order])
         return Counts(
             index,
             total.index_add(0, first, successes[order]),
-            torch.where(leader, total.index_add(0, first, trials[order]), 1),
-            first,
+            torch.where(leader, trials, 1),
             leader,
+            torch.where(leader, trials, 0).amax(),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import beta_functions, checks
 from bayes_prompt.posteriors.base import Counts, Posterior
@@ -54,6 +55,7 @@ class BetaPosterior(Posterior):
             self._own_prior = {"alpha_beta": hashlib.sha256(both.numpy().tobytes()).hexdigest()[:16]}
         self.alpha: Tensor = self._prior_alpha.expand(num_prompts).clone()
         self.beta: Tensor = self._prior_beta.expand(num_prompts).clone()
+        self._kept: tuple[int, Tensor, Shortlist] | None = None  # batch size, scores and shortlist of its picks
 
     def success_rate(self, index: Tensor | None = None) -> Tensor:
         """alpha / (alpha + beta), (N,), or (B,) for the rows `index`."""
@@ -81,6 +83,17 @@ class BetaPosterior(Posterior):
         out = torch.empty_like(self.alpha)
         self._kernel("thompson").sample_beta(self.alpha, self.beta, seed, step, self.first_prompt, out)
         return out
+
+    def draw_scores(self, seed: int, step: int, low: float, high: float, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """See `Posterior`: drawn and scored in one pass."""
+        if self._kept is None or self._kept[0] != batch:
+            scores = torch.empty_like(self.alpha)
+            self._kept = batch, scores, Shortlist.empty(batch, scores)
+        _, scores, shortlist = self._kept
+        self._kernel("thompson").score_beta(
+            self.alpha, self.beta, seed, step, self.first_prompt, low, high, scores, shortlist
+        )
+        return scores, shortlist
 
     def _rows(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
         if index is None:
@@ -114,7 +127,7 @@ class BetaPosterior(Posterior):
             if name in ("alpha", "beta"):
                 require_no_less(f"posterior.tensors.{name}", values, torch.finfo(self.dtype).tiny)
 
-    def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
+    def _apply(self, counts: Counts, elapsed: float) -> None:
         rows = counts.index.clamp(max=self.num_prompts - 1)
         evidence = beta_functions.log_beta_binomial(
             self.alpha[rows].double(), self.beta[rows].double(), counts.successes, counts.trials
@@ -127,8 +140,7 @@ class BetaPosterior(Posterior):
             self.beta,
             self._prior_alpha,
             self._prior_beta,
-            slot,
-            torch.where(counts.leader, counts.index, rows),
+            counts.index,
             counts.successes,
             counts.trials,
             self.model.decay**elapsed,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 MAX_TRIALS = 2**31 - 1  # of one entry, so that no sum of a step overflows
+BAD_REWARDS = -(2**62)  # stands for the successes of a row of rewards that a check on the device found bad
 
 IntegersLike: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
@@ -21,6 +22,7 @@ _DEFERRED = {
     1: "index[{row}] = {value} of an earlier call is outside [0, {num_prompts})",
     2: "trials[{row}] = {value} of an earlier call must lie in [1, 2**31)",
     3: "successes[{row}] = {value} of an earlier call must lie in [0, trials]",
+    4: "rewards[{row}] of an earlier call must be finite and lie in [0, 1]",
 }
 
 
@@ -122,13 +124,15 @@ def deferred_counts(
     """
     code = torch.zeros_like(index)
     code = torch.where((successes < 0) | (successes > trials), 3, code)
+    code = torch.where(successes == BAD_REWARDS, 4, code)
     code = torch.where((trials < 1) | (trials > MAX_TRIALS), 2, code)
     code = torch.where((index < 0) | (index >= num_prompts), 1, code)
     if index.numel() == 0:
         return index, successes, trials
-    first = (code > 0).to(torch.int8).argmax()
-    value = torch.stack([torch.zeros_like(index), index, trials, successes]).gather(0, code[None])[0]
-    report = torch.stack([code[first], first, value[first]])
+    first = (code > 0).to(torch.int8).argmax(0, keepdim=True)
+    none = torch.zeros_like(index)
+    value = torch.stack([none, index, trials, successes, none]).gather(0, code[None])[0]
+    report = torch.cat([code.gather(0, first), first, value.gather(0, first)])
     bad = report[0] > 0
     found.copy_(torch.where((found[0] == 0) & bad, report, found))
     return (
@@ -192,9 +196,12 @@ def elapsed_time(elapsed: float) -> float:
 
 
 def counts_from_rewards(
-    rewards: Tensor | np.ndarray | Sequence[Sequence[float]], threshold: float, size: int
+    rewards: Tensor | np.ndarray | Sequence[Sequence[float]], threshold: float, size: int, unread: bool = False
 ) -> tuple[Tensor, int]:
-    """Rewards (B, G) in [0, 1] as successes (B,) int64 and trials G; a reward >= threshold is a success."""
+    """Rewards (B, G) in [0, 1] as successes (B,) int64 and trials G; a reward >= threshold is a success.
+
+    unread: a bad row on a device is not read; its successes are BAD_REWARDS, which the check of counts there refuses.
+    """
     try:
         tensor = rewards if isinstance(rewards, Tensor) else torch.as_tensor(np.asarray(rewards))
     except (TypeError, ValueError) as error:
@@ -207,6 +214,8 @@ def counts_from_rewards(
         raise ValueError(f"rewards must have {size} rows, one for each prompt named; got {tensor.shape[0]}")
     values = tensor.to(torch.float64)
     bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
+    if unread:
+        return torch.where(bad.any(1), BAD_REWARDS, (tensor >= threshold).sum(1)), tensor.shape[1]
     if bad.any():
         row, column = (int(i) for i in bad.nonzero()[0])
         raise ValueError(f"rewards[{row}, {column}] = {float(values[row, column])} must be finite and lie in [0, 1]")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
-from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
+from bayes_prompt.kernels import backend as backends
+from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED, Scoring
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.models import checks as model_checks
 from bayes_prompt.models.emission import check_table
 from bayes_prompt.posteriors import checks
@@ -20,11 +24,22 @@ if TYPE_CHECKING:
     from bayes_prompt.models.progress import SolvingProgress
 
 
+@dataclass
+class _Standing:
+    """The question that is asked before every pick, with its answer as long as that holds."""
+
+    trials: int | None  # None: the coming group size, which is known on the device alone
+    batch: int
+    scoring: Scoring
+    answered: bool = False
+
+
 class ProgressPosterior(Posterior):
     """Belief over K states, and Dirichlet concentrations of their transitions, of N prompts.
 
-    Stored as struct of arrays: concentration (K, K, N) as [from, to, prompt], the posterior of the last step (K, N) and
-    the belief (K, N). The kernel `progress_filter` steps all prompts in one pass, in place.
+    Stored as struct of arrays: K * K + K numbers a prompt, what was learned about its transitions (K, K, N) and the
+    posterior of its last step (K, N), from which concentrations and belief follow; see `kernels.progress_filter`, which
+    steps all prompts in one pass, in place. The same pass answers the question that a selector asks before every pick.
 
     Args:
         model: the declaration; its tables are lowered to `dtype` on `device`.
@@ -62,12 +77,12 @@ class ProgressPosterior(Posterior):
             for name, values in (("concentration", concentration), ("initial", initial))
             if values is not None
         }
-        self._belief = belief.clone(memory_format=torch.contiguous_format)
-        self._posterior = self._belief.clone()
-        self._concentration: Tensor | None = None
+        self._posterior = -belief.clone(memory_format=torch.contiguous_format)  # minus: no row has made a step
+        self._scale = torch.ones(1, dtype=torch.float64, device=self.device)
+        self._learned: Tensor | None = None
         if model.learn:
-            prior = self._prior if self._prior.ndim == 3 else self._prior[:, :, None]
-            self._concentration = prior.expand(states, states, num_prompts).clone(memory_format=torch.contiguous_format)
+            self._learned = torch.zeros(states, states, num_prompts, dtype=dtype, device=self.device)
+        self._standing: _Standing | None = None
         rates = self._emission.rates()
         self._rate_tables = {
             name: getattr(rates, name).to(self.device, dtype) for name in ("low", "high", "alpha", "beta")
@@ -79,34 +94,43 @@ class ProgressPosterior(Posterior):
 
     @property
     def belief(self) -> Tensor:
-        """P(state at the coming rollout | everything seen), (N, K)."""
-        return self._belief.T
+        """P(state at the coming rollout | everything seen), (N, K); worked out when asked for."""
+        return self._belief().T
 
     @property
     def concentration(self) -> Tensor:
         """Concentrations of the transitions, (N, K, K) as [prompt, from, to]; the prior's when learn=False."""
-        if self._concentration is not None:
-            return self._concentration.permute(2, 0, 1)
-        prior = self._prior if self._prior.ndim == 3 else self._prior[:, :, None].expand(-1, -1, self.num_prompts)
-        return prior.permute(2, 0, 1)
+        prior = self._prior if self._prior.ndim == 3 else self._prior[:, :, None]
+        if self._learned is None:
+            return prior.expand(-1, -1, self.num_prompts).permute(2, 0, 1)
+        return torch.addcmul(prior, self._learned, self._scale.to(self.dtype)).permute(2, 0, 1)
 
     def success_rate(self, index: Tensor | None = None) -> Tensor:
         """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
-        return self._average(self._mean_rate, self._rows(index))
+        return self._worth(self._mean_rate, index)
 
     def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
         """P(0 < successes < trials), (N,) or (B,). Under the published emission belief[:, 1], and 0 for one trial."""
         if isinstance(trials, Tensor):
             belief = self._rows(index)
             return (self._informative_each(checks.group_sizes("trials", trials, belief.shape[1])) * belief).sum(0)
-        trials = checks.group_size("trials", trials)
-        if trials not in self._informative:
-            self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
-        return self._average(self._informative[trials], self._rows(index))
+        return self._worth(self._mixed(checks.group_size("trials", trials)), index)
+
+    def informative_scores(self, trials: int | Tensor, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """See `Posterior`. Once asked, the question is answered in the pass of every step."""
+        known = None if isinstance(trials, Tensor) else checks.group_size("trials", trials)
+        if self._standing is None or (self._standing.trials, self._standing.batch) != (known, batch):
+            utility = self._informative_each(trials)[:, 0] if isinstance(trials, Tensor) else self._mixed(trials)
+            scores = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
+            self._standing = _Standing(known, batch, Scoring(utility.clone(), scores, Shortlist.empty(batch, scores)))
+        if not self._standing.answered:
+            self._kernel("progress_filter").score(*self._state(), self._standing.scoring)
+            self._standing.answered = True
+        return self._standing.scoring.scores, self._standing.scoring.shortlist
 
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
         """E[p (1 - p)], (N,), or (B,) for the rows `index`."""
-        return self._average(self._reward_variance, self._rows(index))
+        return self._worth(self._reward_variance, index)
 
     def entropy(self, index: Tensor | None = None) -> Tensor:
         """Shannon entropy of the belief over states in nats, (N,) or (B,), between 0 and log K."""
@@ -117,7 +141,7 @@ class ProgressPosterior(Posterior):
         """A state drawn from the belief, then a success rate drawn from that state, (N,)."""
         thompson = self._kernel("thompson")
         state = torch.empty(self.num_prompts, dtype=torch.int64, device=self.device)
-        thompson.sample_state(self._belief, seed, step, self.first_prompt, state)
+        thompson.sample_state(self._belief(), seed, step, self.first_prompt, state)
         low, high, alpha, beta = (self._rate_tables[name] for name in ("low", "high", "alpha", "beta"))
         if self._has_points:
             return low[state]
@@ -125,8 +149,39 @@ class ProgressPosterior(Posterior):
         thompson.sample_beta(alpha[state], beta[state], seed, step, self.first_prompt, within)
         return low[state] + (high - low)[state] * within
 
+    def _state(self) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """The state as the kernels take it."""
+        return self._learned, self._posterior, self._scale, self._prior
+
+    def _belief(self, index: Tensor | None = None) -> Tensor:
+        """(K, N), or (K, B) for rows on this device."""
+        if index is None:
+            belief = torch.empty_like(self._posterior)
+            self._kernel("progress_filter").predict(*self._state(), belief)
+            return belief
+        posterior = self._posterior[:, index]
+        learned = None if self._learned is None else self._learned[:, :, index]
+        prior = self._prior if self._prior.ndim == 2 else self._prior[:, :, index]
+        belief = torch.empty_like(posterior)
+        backends.load("progress_filter", "reference").predict(learned, posterior, self._scale, prior, belief)
+        return belief
+
     def _rows(self, index: Tensor | None) -> Tensor:
-        return self._belief if index is None else self._belief[:, self._checked(index)]
+        return self._belief(None if index is None else self._checked(index))
+
+    def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
+        """A figure of each state (K,) averaged over the belief, (N,), or (B,) for the rows `index`."""
+        if index is not None:
+            return self._average(utility, self._rows(index))
+        scores = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
+        self._kernel("progress_filter").score(*self._state(), Scoring(utility, scores))
+        return scores
+
+    def _mixed(self, trials: int) -> Tensor:
+        """P(0 < successes < trials | state), (K,)."""
+        if trials not in self._informative:
+            self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
+        return self._informative[trials]
 
     def _informative_each(self, trials: Tensor) -> Tensor:
         """P(0 < successes < trials | state) for trials (M,), as (K, M)."""
@@ -145,21 +200,29 @@ class ProgressPosterior(Posterior):
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"belief": self._belief, "posterior": self._posterior}
-        if self._concentration is not None:
-            tensors["concentration"] = self._concentration
+        tensors = {"posterior": self._posterior, "scale": self._scale}
+        if self._learned is not None:
+            tensors["learned"] = self._learned
         return tensors
 
     def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
-        for name in ("belief", "posterior"):
-            total = tensors[name].double().sum(0)
-            if bool(((total - 1).abs() > 1e-3).any()):
-                row = int(((total - 1).abs() > 1e-3).nonzero()[0])
-                raise CheckpointError(f"posterior.tensors.{name} of prompt {row} sums to {float(total[row])}, not to 1")
-        if "concentration" in tensors and bool((tensors["concentration"].sum(1) <= 0).any()):
-            raise CheckpointError("posterior.tensors.concentration has a row without a positive entry")
+        total = tensors["posterior"].double().abs().sum(0)
+        mixed = (tensors["posterior"] < 0).any(0) & (tensors["posterior"] > 0).any(0)
+        bad = mixed | ((total - 1).abs() > 1e-3)
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            wrong = "has both signs" if bool(mixed[row]) else f"sums to {float(total[row])}, not to 1"
+            raise CheckpointError(f"posterior.tensors.posterior of prompt {row} {wrong}")
+        if not 0 < float(tensors["scale"]) <= 1:
+            raise CheckpointError(f"posterior.tensors.scale must lie in (0, 1]; got {float(tensors['scale'])}")
+        if "learned" in tensors:
+            require_no_less("posterior.tensors.learned", tensors["learned"], 0)
 
-    def _apply(self, counts: Counts, slot: Tensor, elapsed: float) -> None:
+    def _forget_answers(self) -> None:
+        if self._standing is not None:
+            self._standing.answered = False
+
+    def _apply(self, counts: Counts, elapsed: float) -> None:
         log_likelihood = self._event_log_likelihood(counts.successes, counts.trials)
         # A row's largest likelihood becomes 1, so that many trials cannot underflow; the evidence takes it back.
         scale = log_likelihood.amax(1)
@@ -168,20 +231,22 @@ class ProgressPosterior(Posterior):
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self.dtype)
         correction = self._emission.count_correction(counts.successes, counts.trials)  # here, before anything changes
+        if self._standing is not None and self._standing.trials is None:
+            size = torch.where(counts.largest > 0, counts.largest, self._counters["group_size"])
+            self._standing.scoring.utility.copy_(self._informative_each(self._known_group_size(size))[:, 0])
         evidence = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
         status = torch.empty(counts.index.numel(), dtype=torch.int32, device=self.device)
         self._kernel("progress_filter").advance(
-            self._concentration,
-            self._posterior,
-            self._belief,
-            self._prior,
-            slot,
+            *self._state(),
+            counts.index,
             likelihood,
             self.model.decay**elapsed,
-            self.model.learn,
             evidence,
             status,
+            None if self._standing is None else self._standing.scoring,
         )
+        if self._standing is not None:
+            self._standing.answered = True
         unexpected = counts.leader & (absurd | ((status & UNEXPECTED) != 0))
         impossible = counts.leader & ((status & IMPOSSIBLE) != 0)
         expected = counts.leader & ~unexpected
@@ -197,13 +262,11 @@ class ProgressPosterior(Posterior):
         likelihood = self._event_log_likelihood(counts.successes[keep], counts.trials[keep])
         largest = likelihood.amax(1, keepdim=True)
         likelihood = torch.where(torch.isfinite(largest), likelihood - largest, 0).exp().T
-        weight = self._belief[:, rows].double() * likelihood
+        weight = self._belief(rows).double() * likelihood
         total = weight.sum(0)
         state = torch.where(total > 0, weight / torch.where(total > 0, total, 1), likelihood / likelihood.sum(0))
-        prior = self._prior[:, :, rows].double() if self._prior.ndim == 3 else self._prior[:, :, None].double()
-        transition = prior / prior.sum(1, keepdim=True)
-        self._posterior[:, rows] = state.to(self.dtype)
-        self._belief[:, rows] = (state[:, None] * transition).sum(0).to(self.dtype)
+        self._posterior[:, rows] = state.to(self.dtype)  # without a minus: the belief is one transition further
+        self._forget_answers()
 
     def _event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""

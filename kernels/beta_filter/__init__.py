@@ -16,13 +16,15 @@ def check_arguments(
     beta: Tensor,
     prior_alpha: Tensor,
     prior_beta: Tensor,
-    slot: Tensor,
     index: Tensor,
     successes: Tensor,
     trials: Tensor,
     decay: float,
 ) -> None:
-    """Check shapes, dtypes, devices, contiguity and decay. Raises TypeError or ValueError that names the argument."""
+    """Check shapes, dtypes, devices, contiguity and decay. Raises TypeError or ValueError that names the argument.
+
+    That `index` ascends is the caller's responsibility.
+    """
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
     prompts, entries = (alpha.numel(),), (index.numel(),)
@@ -30,7 +32,6 @@ def check_arguments(
     check_layout("beta", beta, prompts, alpha)
     check_layout("prior_alpha", prior_alpha, (1,) if prior_alpha.numel() == 1 else prompts, alpha)
     check_layout("prior_beta", prior_beta, tuple(prior_alpha.shape), alpha)
-    check_layout("slot", slot, prompts, alpha, "int32")
     check_layout("index", index, entries, alpha, "int64")
     check_layout("successes", successes, entries, alpha, "int64")
     check_layout("trials", trials, entries, alpha, "int64")

@@ -13,7 +13,6 @@ def advance(
     beta: Tensor,
     prior_alpha: Tensor,
     prior_beta: Tensor,
-    slot: Tensor,
     index: Tensor,
     successes: Tensor,
     trials: Tensor,
@@ -21,7 +20,7 @@ def advance(
     decay_unobserved: bool,
 ) -> None:
     """Advance N Beta beliefs by one step, in place: `reference.advance`, on CPU tensors, in their dtype."""
-    check_arguments(alpha, beta, prior_alpha, prior_beta, slot, index, successes, trials, decay)
+    check_arguments(alpha, beta, prior_alpha, prior_beta, index, successes, trials, decay)
     if alpha.device.type != "cpu":
         raise ValueError(f"alpha must be on the CPU for this backend, got {alpha.device}")
     a, b = alpha.detach().numpy(), beta.detach().numpy()
@@ -30,9 +29,7 @@ def advance(
     keep, rest = scalar(decay), scalar(1.0 - decay)
     if decay_unobserved:
         over_rows(len(a), lambda first, last: _decay(a, b, a0, b0, keep, rest, first, last))
-    _count(
-        a, b, a0, b0, slot.numpy(), index.numpy(), successes.numpy(), trials.numpy(), keep, rest, not decay_unobserved
-    )
+    _count(a, b, a0, b0, index.numpy(), successes.numpy(), trials.numpy(), keep, rest, not decay_unobserved)
 
 
 @compiled
@@ -50,11 +47,11 @@ def _decay(a, b, a0, b0, keep, rest, first, last):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _count(a, b, a0, b0, slot, index, successes, trials, keep, rest, decay):  # type: ignore[no-untyped-def]
+def _count(a, b, a0, b0, index, successes, trials, keep, rest, decay):  # type: ignore[no-untyped-def]
     scalar = a.dtype.type
     for m in range(len(index)):
         n = index[m]
-        if n < 0 or n >= len(a) or slot[n] != m:
+        if n < 0 or n >= len(a) or (m > 0 and index[m - 1] == n):
             continue
         if decay:
             a[n] = keep * a[n] + rest * a0[n if len(a0) > 1 else 0]

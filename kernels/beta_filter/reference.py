@@ -13,7 +13,6 @@ def advance(
     beta: Tensor,
     prior_alpha: Tensor,
     prior_beta: Tensor,
-    slot: Tensor,
     index: Tensor,
     successes: Tensor,
     trials: Tensor,
@@ -24,8 +23,7 @@ def advance(
 
     alpha, beta: (N,) parameters, updated: a' = decay * a + (1 - decay) * a0 + successes, b' likewise with the failures.
     prior_alpha, prior_beta: (1,) or (N,) parameters a0, b0 that the decay returns to.
-    slot: (N,) int32, -1 where the prompt was not observed, else its entry of the next three.
-    index: (M,) int64 prompts; entry m counts only if slot[index[m]] is m, and nowhere if index[m] lies outside [0, N).
+    index: (M,) int64 prompts, ascending. Passed over are entries after the first of a prompt, and those outside [0, N).
     successes, trials: (M,) int64 counts.
     decay: in [0, 1]; 1 forgets nothing.
     decay_unobserved: whether unobserved prompts return to the prior too, or keep their parameters.
@@ -33,11 +31,12 @@ def advance(
     Float tensors are all float32 or all float64; arithmetic is float64 throughout. Raises TypeError or ValueError for a
     wrong dtype, shape, device or layout, and for a decay outside [0, 1].
     """
-    check_arguments(alpha, beta, prior_alpha, prior_beta, slot, index, successes, trials, decay)
-    entries = ((index >= 0) & (index < len(alpha))).nonzero().squeeze(1)
-    entries = entries[slot[index[entries]] == entries]
+    check_arguments(alpha, beta, prior_alpha, prior_beta, index, successes, trials, decay)
+    counted = (index >= 0) & (index < len(alpha))
+    counted[1:] &= index[1:] != index[:-1]
+    entries = counted.nonzero().squeeze(1)
     rows = index[entries]
-    moved = torch.full_like(slot, decay_unobserved, dtype=torch.bool)
+    moved = torch.full_like(alpha, decay_unobserved, dtype=torch.bool)
     moved[rows] = True
     for parameter, prior, counts in ((alpha, prior_alpha, successes), (beta, prior_beta, trials - successes)):
         decayed = decay * parameter.double() + (1.0 - decay) * prior.double()

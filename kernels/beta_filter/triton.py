@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -19,7 +21,6 @@ def advance(
     beta: Tensor,
     prior_alpha: Tensor,
     prior_beta: Tensor,
-    slot: Tensor,
     index: Tensor,
     successes: Tensor,
     trials: Tensor,
@@ -27,38 +28,50 @@ def advance(
     decay_unobserved: bool,
 ) -> None:
     """Advance N Beta beliefs by one step, in place: `reference.advance`, in the dtype of the tensors."""
-    check_arguments(alpha, beta, prior_alpha, prior_beta, slot, index, successes, trials, decay)
-    lanes = len(alpha) if decay_unobserved else len(index)
-    if lanes == 0:
-        return
+    check_arguments(alpha, beta, prior_alpha, prior_beta, index, successes, trials, decay)
+    settings = {"PRIOR_PER_PROMPT": len(prior_alpha) > 1, "BLOCK": BLOCK, "num_warps": warps(THREADS)}
+    decays = float64_bits(decay), float64_bits(1.0 - decay)
+    parameters = alpha, beta, prior_alpha, prior_beta
     with torch.cuda.device_of(alpha):
-        _advance[(triton.cdiv(lanes, BLOCK),)](
-            alpha,
-            beta,
-            prior_alpha,
-            prior_beta,
-            slot,
-            index,
-            successes,
-            trials,
-            len(alpha),
-            len(index),
-            float64_bits(decay),
-            float64_bits(1.0 - decay),
-            EVERY_ROW=decay_unobserved,
-            PRIOR_PER_PROMPT=len(prior_alpha) > 1,
-            BLOCK=BLOCK,
-            num_warps=warps(THREADS),
-        )
+        if decay_unobserved and len(alpha):
+            _decay[(triton.cdiv(len(alpha), BLOCK),)](*parameters, len(alpha), *decays, **settings)
+        if len(index):
+            _count[(triton.cdiv(len(index), BLOCK),)](
+                *parameters,
+                index,
+                successes,
+                trials,
+                len(alpha),
+                len(index),
+                *decays,
+                DECAY=not decay_unobserved,
+                **settings,
+            )
 
 
-@triton.jit(do_not_specialize=["num_entries", "decay_bits", "rest_bits"])
-def _advance(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["decay_bits", "rest_bits"])
+def _decay(  # type: ignore[no-untyped-def]
     alpha,
     beta,
     prior_alpha,
     prior_beta,
-    slot,
+    num_prompts: tl.int64,
+    decay_bits: tl.int64,
+    rest_bits: tl.int64,
+    PRIOR_PER_PROMPT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    _move(alpha, prior_alpha, row, row < num_prompts, decay_bits, rest_bits, PRIOR_PER_PROMPT, True, row * 0)
+    _move(beta, prior_beta, row, row < num_prompts, decay_bits, rest_bits, PRIOR_PER_PROMPT, True, row * 0)
+
+
+@triton.jit(do_not_specialize=["num_entries", "decay_bits", "rest_bits"])
+def _count(  # type: ignore[no-untyped-def]
+    alpha,
+    beta,
+    prior_alpha,
+    prior_beta,
     index,
     successes,
     trials,
@@ -66,53 +79,49 @@ def _advance(  # type: ignore[no-untyped-def]
     num_entries: tl.int64,
     decay_bits: tl.int64,
     rest_bits: tl.int64,
-    EVERY_ROW: tl.constexpr,
+    DECAY: tl.constexpr,
     PRIOR_PER_PROMPT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One lane per row if every row decays, else one per entry: `row` and `entry` name each other where it counts."""
-    scalar = alpha.dtype.element_ty
-    decay = decay_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
-    rest = rest_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
-    lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    if EVERY_ROW:
-        row = lane
-        moved = row < num_prompts
-        entry = tl.load(slot + row, mask=moved, other=-1).to(tl.int64)
-        counts = (entry >= 0) & (entry < num_entries)
-        counts = counts & (tl.load(index + entry, mask=counts, other=-1) == row)
-    else:
-        entry = lane
-        row = tl.load(index + entry, mask=entry < num_entries, other=-1)
-        inside = (row >= 0) & (row < num_prompts)
-        counts = tl.load(slot + row, mask=inside, other=-1).to(tl.int64) == entry
-        counts = counts & inside
-        moved = counts
-    own = row if PRIOR_PER_PROMPT else tl.zeros_like(row)
-    a = tl.load(alpha + row, mask=moved, other=0.0)
-    b = tl.load(beta + row, mask=moved, other=0.0)
-    a0 = tl.load(prior_alpha + own, mask=moved, other=0.0)
-    b0 = tl.load(prior_beta + own, mask=moved, other=0.0)
+    entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(index + entry, mask=entry < num_entries, other=-1)
+    before = tl.load(index + entry - 1, mask=(entry > 0) & (entry < num_entries), other=-1)
+    counts = (row >= 0) & (row < num_prompts) & (row != before)
     won = tl.load(successes + entry, mask=counts, other=0)
     lost = tl.load(trials + entry, mask=counts, other=0) - won
-    tl.store(alpha + row, decay * a + rest * a0 + won.to(scalar), mask=moved)
-    tl.store(beta + row, decay * b + rest * b0 + lost.to(scalar), mask=moved)
+    _move(alpha, prior_alpha, row, counts, decay_bits, rest_bits, PRIOR_PER_PROMPT, DECAY, won)
+    _move(beta, prior_beta, row, counts, decay_bits, rest_bits, PRIOR_PER_PROMPT, DECAY, lost)
 
 
-def _signature(scalar: str) -> dict[str, str]:
-    floats = dict.fromkeys(("alpha", "beta", "prior_alpha", "prior_beta"), f"*{scalar}")
-    counts = dict.fromkeys(("index", "successes", "trials"), "*i64")
-    sizes = dict.fromkeys(("num_prompts", "num_entries", "decay_bits", "rest_bits"), "i64")
-    return floats | {"slot": "*i32"} | counts | sizes
+@triton.jit
+def _move(  # type: ignore[no-untyped-def]
+    parameter, prior, row, moved, decay_bits, rest_bits, PRIOR_PER_PROMPT: tl.constexpr, DECAY: tl.constexpr, gained
+):
+    """Decay the parameter of the rows that are moved, if asked to, and add what they gained."""
+    scalar = parameter.dtype.element_ty
+    value = tl.load(parameter + row, mask=moved, other=0.0)
+    if DECAY:
+        own = row if PRIOR_PER_PROMPT else tl.zeros_like(row)
+        decay = decay_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
+        rest = rest_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
+        value = decay * value + rest * tl.load(prior + own, mask=moved, other=0.0)
+    tl.store(parameter + row, value + gained.to(scalar), mask=moved)
+
+
+def _variant(kernel: Any, scalar: str, own: bool, **constants: bool) -> tuple[Any, dict[str, str], dict[str, Any], int]:
+    types = dict.fromkeys(("alpha", "beta", "prior_alpha", "prior_beta"), f"*{scalar}")
+    types |= dict.fromkeys(("index", "successes", "trials"), "*i64")
+    types |= dict.fromkeys(("num_prompts", "num_entries", "decay_bits", "rest_bits"), "i64")
+    types = {name: types[name] for name in kernel.arg_names if name in types}
+    return kernel, types, {"PRIOR_PER_PROMPT": own, "BLOCK": BLOCK, **constants}, THREADS // 32
 
 
 AHEAD_OF_TIME = [
-    (_advance, _signature(scalar), {"EVERY_ROW": every, "PRIOR_PER_PROMPT": own, "BLOCK": BLOCK}, THREADS // 32)
-    for scalar, every, own in [
-        ("fp32", False, False),
-        ("fp32", True, False),
-        ("fp32", True, True),
-        ("fp64", True, True),
-    ]
+    _variant(_decay, "fp32", False),
+    _variant(_decay, "fp32", True),
+    _variant(_decay, "fp64", True),
+    _variant(_count, "fp32", False, DECAY=True),
+    _variant(_count, "fp64", True, DECAY=True),
+    _variant(_count, "fp32", False, DECAY=False),
 ]
 """For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""

@@ -1,15 +1,28 @@
-"""One step of the solving-progress filter for N prompts (DPS, arXiv 2603.10887, its predict and update equations).
+"""The solving-progress filter for N prompts (DPS, arXiv 2603.10887, its predict and update equations).
 
-`advance` conditions the observed prompts on their likelihood, learns their transitions, lets the concentrations decay
-towards the prior and predicts the next state, all in one pass over memory. The three backends share name and signature;
-`reference.py` is the definition.
+    advance   one step of time for all prompts in one pass: condition, learn, predict, and score the coming belief
+    score     the same scores without a step
+    predict   the belief itself
+
+The three backends share names and signatures; `reference.py` is the definition.
+
+What is stored are K * K + K numbers a prompt, of which a step reads all and writes K:
+
+- `learned`: the concentrations are prior + scale * learned. All of them decay by the same factor, so one number decays
+  for all, `scale`, and only rows that were observed are written. Before it gets too small for the numbers' range it is
+  multiplied into `learned`, once in dozens of steps.
+- `posterior`: P(state at the last step). The belief about the coming one follows from it and the concentrations. A row
+  that has not made a step yet holds its initial belief with a minus sign, for there the belief is that itself.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from bayes_prompt.kernels.arguments import check_layout
+from bayes_prompt.kernels.shortlist import Shortlist, check_shortlist
 
 UNEXPECTED = 1
 """Status bit: the likelihood excludes every state that the belief allows; the state restarts from the likelihood."""
@@ -17,40 +30,60 @@ UNEXPECTED = 1
 IMPOSSIBLE = 2
 """Status bit: the learned transitions exclude what was seen; nothing is learned from it."""
 
+SMALLEST_SCALE = 2.0**-60
+"""Below it `scale` is multiplied into `learned`: learned numbers grow to 1 / SMALLEST_SCALE, far within float32."""
 
-def check_arguments(
-    concentration: Tensor | None,
-    posterior: Tensor,
-    belief: Tensor,
-    prior: Tensor,
-    slot: Tensor,
-    likelihood: Tensor,
-    decay: float,
-    learn: bool,
-    evidence: Tensor,
-    status: Tensor,
-) -> None:
-    """Check shapes, dtypes, devices, contiguity and decay, not what tensors hold: that would cost a pass over memory.
 
-    Raises TypeError or ValueError that names the argument. The contents of `slot` are the caller's responsibility.
+@dataclass(frozen=True)
+class Scoring:
+    """What `advance` and `score` work out about the coming belief, beside the step itself.
+
+    utility: (K,) worth of each state, in the dtype of the beliefs. scores: (N,) out: belief @ utility.
+    shortlist: notes the rows whose score reaches its threshold.
     """
-    if belief.ndim != 2:
-        raise ValueError(f"belief must have shape (states, prompts), got {tuple(belief.shape)}")
+
+    utility: Tensor
+    scores: Tensor
+    shortlist: Shortlist | None = None
+
+
+def check_state(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor) -> None:
+    """Check shapes, dtypes, devices and contiguity, not what tensors hold: that would cost a pass over memory.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+    if posterior.ndim != 2:
+        raise ValueError(f"posterior must have shape (states, prompts), got {tuple(posterior.shape)}")
+    states, prompts = posterior.shape
+    check_layout("posterior", posterior, (states, prompts), posterior)
+    if learned is not None:
+        check_layout("learned", learned, (states, states, prompts), posterior)
+    check_layout("scale", scale, (1,), posterior, "float64")
+    check_layout("prior", prior, (states, states, *((prompts,) if prior.ndim == 3 else ())), posterior)
+
+
+def check_scoring(scoring: Scoring, posterior: Tensor) -> None:
+    """Raises TypeError or ValueError unless `scoring` fits the posterior (K, N)."""
+    states, prompts = posterior.shape
+    check_layout("scoring.utility", scoring.utility, (states,), posterior)
+    check_layout("scoring.scores", scoring.scores, (prompts,), posterior)
+    if scoring.shortlist is not None:
+        check_shortlist(scoring.shortlist, scoring.scores)
+
+
+def check_step(
+    posterior: Tensor, index: Tensor, likelihood: Tensor, decay: float, evidence: Tensor, status: Tensor
+) -> None:
+    """Raises TypeError or ValueError unless the observations of a step have the layout that `advance` asks for.
+
+    That `index` ascends is the caller's responsibility.
+    """
     if likelihood.ndim != 2:
         raise ValueError(f"likelihood must have shape (observations, states), got {tuple(likelihood.shape)}")
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
-    states, prompts = belief.shape
     observations = likelihood.shape[0]
-    per_prompt = (prompts,) if prior.ndim == 3 else ()
-    check_layout("belief", belief, (states, prompts), belief)
-    if learn:
-        if concentration is None:
-            raise ValueError("concentration is needed when learn is True, got None")
-        check_layout("concentration", concentration, (states, states, prompts), belief)
-    check_layout("posterior", posterior, (states, prompts), belief)
-    check_layout("prior", prior, (states, states, *per_prompt), belief)
-    check_layout("slot", slot, (prompts,), belief, "int32")
-    check_layout("likelihood", likelihood, (observations, states), belief)
-    check_layout("evidence", evidence, (observations,), belief)
-    check_layout("status", status, (observations,), belief, "int32")
+    check_layout("likelihood", likelihood, (observations, posterior.shape[0]), posterior)
+    check_layout("index", index, (observations,), posterior, "int64")
+    check_layout("evidence", evidence, (observations,), posterior)
+    check_layout("status", status, (observations,), posterior, "int32")

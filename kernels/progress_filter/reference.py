@@ -5,71 +5,122 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED, check_arguments
+from bayes_prompt.kernels import shortlist
+from bayes_prompt.kernels.progress_filter import (
+    IMPOSSIBLE,
+    SMALLEST_SCALE,
+    UNEXPECTED,
+    Scoring,
+    check_scoring,
+    check_state,
+    check_step,
+)
 
 
 def advance(
-    concentration: Tensor | None,
+    learned: Tensor | None,
     posterior: Tensor,
-    belief: Tensor,
+    scale: Tensor,
     prior: Tensor,
-    slot: Tensor,
+    index: Tensor,
     likelihood: Tensor,
     decay: float,
-    learn: bool,
     evidence: Tensor,
     status: Tensor,
+    scoring: Scoring | None = None,
 ) -> None:
     """Advance the filter of N prompts by one step, in place (DPS, arXiv 2603.10887, generalised to any likelihood).
 
-    concentration: (K, K, N) Dirichlet concentrations [from, to, prompt], updated; may be None unless `learn`.
-    posterior: (K, N) P(state at the last step | everything seen up to it), updated.
-    belief: (K, N) P(state at this step | everything seen before it), becomes the same of the next step.
+    learned: (K, K, N) [from, to, prompt], updated: the Dirichlet concentrations are prior + scale * learned. None fixes
+        the transitions at the mean of the prior.
+    posterior: (K, N) P(state at the last step | everything seen up to it), updated; minus the initial belief in rows
+        that have not made a step.
+    scale: (1,) float64 in (0, 1], updated.
     prior: (K, K) concentrations shared by all prompts, or (K, K, N).
-    slot: (N,) int32, -1 where the prompt was not observed, else its row of `likelihood`. No two prompts share a row.
+    index: (M,) int64, ascending: the prompts that were observed. Entries after the first of a prompt, and those outside
+        [0, N), are passed over.
     likelihood: (M, K) P(observation | state) up to a factor per row, row maximum 1; M may be 0.
     decay: what remains of the learned part of the concentrations, in [0, 1].
-    learn: False fixes the transitions at the mean of the prior.
-    evidence: (M,) out: sum_k belief_k likelihood_k, 0 where unexpected and in rows that no slot points at.
+    evidence: (M,) out: sum_k belief_k likelihood_k, 0 where unexpected and in entries that are passed over.
     status: (M,) int32 out: UNEXPECTED if the evidence vanishes, plus IMPOSSIBLE if the expected transition does.
+    scoring: what to work out about the belief after the step.
 
     Float tensors are all float32 or all float64; arithmetic is float64 throughout. A sum vanishes when it is not above
     the smallest normal number of the tensors' dtype. Raises TypeError or ValueError for a wrong dtype, shape, device or
     layout, and for a decay outside [0, 1].
     """
-    check_arguments(concentration, posterior, belief, prior, slot, likelihood, decay, learn, evidence, status)
-    tiny = torch.finfo(belief.dtype).tiny
-    states, prompts = belief.shape
-    b, p = belief.double(), posterior.double()
-    base = prior.double().reshape(states, states, -1)
+    check_state(learned, posterior, scale, prior)
+    check_step(posterior, index, likelihood, decay, evidence, status)
+    if scoring is not None:
+        check_scoring(scoring, posterior)
+    tiny = torch.finfo(posterior.dtype).tiny
+    prompts = posterior.shape[1]
+    counted = (index >= 0) & (index < prompts)
+    counted[1:] &= index[1:] != index[:-1]
+    entries = counted.nonzero().squeeze(1)
+    rows = index[entries]
 
-    rows = (slot >= 0).nonzero().squeeze(1)
-    entries = slot[rows].long()
-    observed = slot >= 0
-    L = torch.ones(states, prompts, dtype=torch.float64, device=belief.device)
-    L[:, rows] = likelihood.double()[entries].T
-
-    total = (b * L).sum(0)
+    p = posterior.double().abs()
+    b = _belief(learned, posterior, scale, prior)
+    L = likelihood.double()[entries].T
+    total = (b[:, rows] * L).sum(0)
     expected = total > tiny
-    q = torch.where(observed, torch.where(expected, b * L / total, L / L.sum(0)), b)
-    impossible = torch.zeros_like(observed)
-    if learn:
-        assert concentration is not None  # checked above
-        C = concentration.double()
-        transition = C / C.sum(1, keepdim=True)
-        joint = p[:, None] * transition * L[None]
+    q = b
+    q[:, rows] = torch.where(expected, b[:, rows] * L / total, L / L.sum(0))
+    impossible = torch.zeros_like(expected)
+    if learned is not None:
+        C = _concentration(learned, scale, prior, prompts)[:, :, rows]
+        joint = p[:, None, rows] * (C / C.sum(1, keepdim=True)) * L[None]
         x = joint.sum((0, 1))
         impossible = ~(x > tiny)
-        xi = torch.where(observed & ~impossible, joint / x, 0.0)
-        C = decay * C + (1.0 - decay) * base + xi
-        concentration.copy_(C)
-    else:
-        C = base
-    predicted = (q[:, None] * C / C.sum(1, keepdim=True)).sum(0)
-
+        xi = torch.where(impossible, 0.0, joint / x)
+        after = scale * decay
+        if after < SMALLEST_SCALE:
+            rest = after * learned.double()
+            learned.copy_(torch.where(rest < tiny / SMALLEST_SCALE, 0.0, rest))  # no subnormals next time
+            after = torch.ones_like(scale)
+        learned[:, :, rows] = (learned[:, :, rows].double() + xi / after).to(learned.dtype)
+        scale.copy_(after)
     posterior.copy_(q)
-    belief.copy_(predicted / predicted.sum(0))
     evidence.zero_()
     status.zero_()
-    evidence[entries] = torch.where(expected, total, 0.0)[rows].to(evidence.dtype)
-    status[entries] = (UNEXPECTED * ~expected + IMPOSSIBLE * impossible)[rows].to(torch.int32)
+    evidence[entries] = torch.where(expected, total, 0.0).to(evidence.dtype)
+    status[entries] = (UNEXPECTED * ~expected + IMPOSSIBLE * impossible).to(torch.int32)
+    if scoring is not None:
+        score(learned, posterior, scale, prior, scoring)
+
+
+def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, scoring: Scoring) -> None:
+    """Write belief @ utility into `scoring.scores` (N,), and note who reaches the shortlist's threshold.
+
+    The state and its errors are those of `advance`; it is not changed.
+    """
+    check_state(learned, posterior, scale, prior)
+    check_scoring(scoring, posterior)
+    scoring.scores.copy_(scoring.utility.double() @ _belief(learned, posterior, scale, prior))
+    if scoring.shortlist is not None:
+        shortlist.note(scoring.shortlist, scoring.scores)
+
+
+def predict(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, belief: Tensor) -> None:
+    """Write P(state at the coming step | everything seen) into `belief` (K, N), in the dtype of the posterior.
+
+    The state and its errors are those of `advance`; it is not changed.
+    """
+    check_state(learned, posterior, scale, prior)
+    belief.copy_(_belief(learned, posterior, scale, prior))
+
+
+def _concentration(learned: Tensor | None, scale: Tensor, prior: Tensor, prompts: int) -> Tensor:
+    """(K, K, N) float64."""
+    base = prior.double().reshape(*prior.shape[:2], -1)
+    return (base if learned is None else base + scale * learned.double()).expand(-1, -1, prompts)
+
+
+def _belief(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor) -> Tensor:
+    """(K, N) float64."""
+    p = posterior.double()
+    C = _concentration(learned, scale, prior, p.shape[1])
+    predicted = (p[:, None] * (C / C.sum(1, keepdim=True))).sum(0)
+    total = predicted.sum(0)
+    return torch.where(total < 0, -p, predicted / total)

@@ -1,13 +1,14 @@
 """The solving-progress filter for CUDA and ROCm (and, on CPU tensors, Triton's interpreter).
 
 One program advances BLOCK rows, and each thread keeps a row or a few to itself: every quantity is a vector over rows,
-one for each state, so sums over states are plain additions, nothing is padded, and threads exchange nothing. The loop
-over the state that is left (`j`) stays a loop, the ones over the states that are reached are unrolled: unrolling both
-takes minutes to compile at K = 16 and twice the registers at K = 3. A program with observed rows, usually one in
-hundreds, reads their concentrations twice: for the probability of what was seen and then, from the cache, to learn.
+one for each state, so sums over states are plain additions, nothing is padded, and threads exchange nothing.
 
-Block sizes follow the compilers' reports of registers (`kernels.ahead_of_time`): on sm_90 and for K = 3 in float32 a
-thread needs 62 registers for 2 rows and 113 for 4, so that a processor has as many bytes in flight either way.
+Up to RESIDENT_STATES all that is stored of a row is read once and stays in registers until its score is written; loops
+over states are unrolled. For more states that would take minutes to compile and more registers than there are: the loop
+over the state that is left (`j`) stays a loop, and what it reads a second time comes from the caches.
+
+Which observations fall into a program's rows is told by `bounds`, two numbers a program, so that no row reads anything
+to learn that it was not observed.
 """
 
 from __future__ import annotations
@@ -19,59 +20,119 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bayes_prompt.kernels import progress_filter, shortlist_triton
 from bayes_prompt.kernels.launch import float64_bits, warps
-from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED, check_arguments
+from bayes_prompt.kernels.progress_filter import Scoring, check_scoring, check_state, check_step
 
-THREADS = 256  # with 128 the assembler for sm_80 spills a register or two to fit one program more
-_UNEXPECTED, _IMPOSSIBLE = tl.constexpr(UNEXPECTED), tl.constexpr(IMPOSSIBLE)
+THREADS = 256
+RESIDENT_STATES = 4
+_UNEXPECTED, _IMPOSSIBLE = tl.constexpr(progress_filter.UNEXPECTED), tl.constexpr(progress_filter.IMPOSSIBLE)
+_SMALLEST_SCALE = tl.constexpr(progress_filter.SMALLEST_SCALE)
 
 
 def advance(
-    concentration: Tensor | None,
+    learned: Tensor | None,
     posterior: Tensor,
-    belief: Tensor,
+    scale: Tensor,
     prior: Tensor,
-    slot: Tensor,
+    index: Tensor,
     likelihood: Tensor,
     decay: float,
-    learn: bool,
     evidence: Tensor,
     status: Tensor,
+    scoring: Scoring | None = None,
 ) -> None:
-    """Advance the filter of N prompts by one step, in place: `reference.advance`, in the dtype of the tensors."""
-    check_arguments(concentration, posterior, belief, prior, slot, likelihood, decay, learn, evidence, status)
+    """Advance the filter of N prompts by one step, in place: `reference.advance`, in the dtype of the tensors.
+
+    Nothing waits for the device, and nothing that changes from step to step is kept on the host, so that a step may be
+    captured in a graph and replayed.
+    """
+    check_state(learned, posterior, scale, prior)
+    check_step(posterior, index, likelihood, decay, evidence, status)
+    if scoring is not None:
+        check_scoring(scoring, posterior)
     evidence.zero_()
     status.zero_()
-    states, prompts = belief.shape
+    states, prompts = posterior.shape
     if prompts == 0:
         return
-    constants = configuration(states, belief.element_size(), learn, prior.ndim == 3)
-    with torch.cuda.device_of(belief):
-        _advance[(triton.cdiv(prompts, constants["BLOCK"]),)](
-            concentration if learn else belief,  # not read unless LEARN
+    constants = configuration(states, posterior.element_size(), learned is not None, prior.ndim == 3)
+    blocks = triton.cdiv(prompts, constants["BLOCK"])
+    edges = torch.arange(0, (blocks + 1) * constants["BLOCK"], constants["BLOCK"], device=index.device)
+    bounds = torch.searchsorted(index, edges)
+    scales = torch.empty(4, dtype=torch.float64, device=scale.device)
+    with torch.cuda.device_of(posterior):
+        _scales[(1,)](scale, scales, float64_bits(decay), LEARN=constants["LEARN"], num_warps=1)
+        _advance[(blocks,)](
+            posterior if learned is None else learned,  # not read unless LEARN
             posterior,
-            belief,
+            scales,
             prior,
-            slot,
+            index,
+            bounds,
             likelihood,
             evidence,
             status,
+            *_outputs(scoring, posterior, index),
             prompts,
-            float64_bits(decay),
-            float64_bits(1.0 - decay),
             **constants,
+            **_asked(scoring),
+            num_warps=warps(THREADS),
+        )
+
+
+def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, scoring: Scoring) -> None:
+    """See `reference.score`."""
+    check_scoring(scoring, posterior)
+    _answer_(learned, posterior, scale, prior, posterior, scoring, False)
+
+
+def predict(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, belief: Tensor) -> None:
+    """See `reference.predict`."""
+    _answer_(learned, posterior, scale, prior, belief, None, True)
+
+
+def _answer_(
+    learned: Tensor | None,
+    posterior: Tensor,
+    scale: Tensor,
+    prior: Tensor,
+    belief: Tensor,
+    scoring: Scoring | None,
+    write: bool,
+) -> None:
+    check_state(learned, posterior, scale, prior)
+    states, prompts = posterior.shape
+    outputs = _outputs(scoring, posterior, scale)
+    if prompts == 0:
+        return
+    constants = configuration(states, posterior.element_size(), learned is not None, prior.ndim == 3)
+    del constants["TINY"]
+    with torch.cuda.device_of(posterior):
+        _answer[(triton.cdiv(prompts, constants["BLOCK"]),)](
+            posterior if learned is None else learned,
+            posterior,
+            scale,
+            prior,
+            belief,
+            *outputs,
+            prompts,
+            **constants,
+            **_asked(scoring),
+            WRITE=write,
             num_warps=warps(THREADS),
         )
 
 
 def configuration(states: int, itemsize: int, learn: bool, per_prompt: bool) -> dict[str, Any]:
-    """The kernel's constants for K states and numbers of `itemsize` bytes.
+    """The kernels' constants for K states and numbers of `itemsize` bytes.
 
     A thread has 4, 2 or 1 rows: as many as fill a 16-byte access, while its share of a belief stays within 32 bytes.
     """
     rows = max(1, min(16 // itemsize, 32 // (states * itemsize)))
     return {
         "K": states,
+        "RESIDENT": states <= RESIDENT_STATES,
         "BLOCK": THREADS * rows,
         "LEARN": learn,
         "PRIOR_PER_PROMPT": per_prompt,
@@ -79,134 +140,372 @@ def configuration(states: int, itemsize: int, learn: bool, per_prompt: bool) -> 
     }
 
 
-@triton.jit(do_not_specialize=["decay_bits", "rest_bits"])
+def _outputs(scoring: Scoring | None, posterior: Tensor, integers: Tensor) -> tuple[Any, ...]:
+    """Pointers to what is written about the coming belief, and the shortlist's room; any pointer where nobody asks."""
+    if scoring is None:
+        return posterior, posterior, posterior, integers, integers, 0
+    if scoring.shortlist is None:
+        return scoring.utility, scoring.scores, posterior, integers, integers, 0
+    kept = scoring.shortlist
+    return scoring.utility, scoring.scores, kept.threshold, kept.rows, kept.count.zero_(), kept.rows.numel()
+
+
+def _asked(scoring: Scoring | None) -> dict[str, bool]:
+    return {"SCORE": scoring is not None, "NOTE": scoring is not None and scoring.shortlist is not None}
+
+
+@triton.jit(do_not_specialize=["decay_bits"])
+def _scales(scale, scales, decay_bits: tl.int64, LEARN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """scales: that of before the step, that of after it, what `learned` is multiplied with, what is added with."""
+    before = tl.load(scale)
+    after = before
+    factor = before * 0.0 + 1.0
+    if LEARN:
+        after = before * decay_bits.to(tl.int64).to(tl.float64, bitcast=True)
+        small = after < _SMALLEST_SCALE
+        factor = tl.where(small, after, factor)
+        after = tl.where(small, 1.0, after)
+    tl.store(scales, before)
+    tl.store(scales + 1, after)
+    tl.store(scales + 2, factor)
+    tl.store(scales + 3, 1.0 / after)
+    tl.store(scale, after)
+
+
+@triton.jit
 def _advance(  # type: ignore[no-untyped-def]
-    concentration,
+    learned,
     posterior,
-    belief,
+    scales,
     prior,
-    slot,
+    index,
+    bounds,
     likelihood,
     evidence,
     status,
+    utility,
+    scores,
+    threshold,
+    rows,
+    count,
+    room: tl.int64,
     num_prompts: tl.int64,
-    decay_bits: tl.int64,
-    rest_bits: tl.int64,
     K: tl.constexpr,
+    RESIDENT: tl.constexpr,
     BLOCK: tl.constexpr,
     LEARN: tl.constexpr,
     PRIOR_PER_PROMPT: tl.constexpr,
     TINY: tl.constexpr,
+    SCORE: tl.constexpr,
+    NOTE: tl.constexpr,
 ):
-    scalar = belief.dtype.element_ty
-    decay = decay_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
-    rest = rest_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
+    scalar = posterior.dtype.element_ty
+    before, after = tl.load(scales).to(scalar), tl.load(scales + 1).to(scalar)
+    factor, gain = tl.load(scales + 2).to(scalar), tl.load(scales + 3).to(scalar)
     stride = num_prompts.to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < stride
     zero = tl.zeros([BLOCK], dtype=scalar)
 
+    # Which row of the likelihood each row goes with: of several entries the first.
+    m = tl.zeros([BLOCK], dtype=tl.int64) - 1
+    here = bounds + tl.program_id(0).to(tl.int64)
+    first, last = tl.load(here), tl.load(here + 1)
+    for entry in range(first, last):
+        m = tl.where((m < 0) & (tl.load(index + entry) == row), entry, m)
+    observed = (m >= 0) & inside
+
+    if RESIDENT:
+        p, base, cells = _read(learned, posterior, prior, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
+        b = _spread(p, base, cells, before, K, LEARN)
+    else:
+        b = _spread_streamed(learned, posterior, prior, before, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
+
     # Condition the observed rows. Denominators of rows that do not need one are 1.
-    m = tl.load(slot + row, mask=inside, other=-1).to(tl.int64)
-    observed = m >= 0
     seen = ()
     total = zero
     mass = zero
     for k in tl.static_range(K):
         seen += (tl.load(likelihood + (m * K + k), mask=observed, other=0.0),)
-        total += tl.load(belief + (k * stride + row), mask=inside, other=0.0) * seen[k]
+        total += b[k] * seen[k]
         mass += seen[k]
     expected = total > TINY
     mass = tl.where(observed, tl.where(expected, total, mass), 1.0)
     flags = tl.where(expected, 0, _UNEXPECTED)
+    q = ()
+    for k in tl.static_range(K):
+        q += (tl.where(observed, tl.where(expected, b[k] * seen[k], seen[k]) / mass, b[k]),)
 
-    x = zero  # the probability of what was seen, by the learned transitions
     if LEARN:
-        if tl.max(m, axis=0) >= 0:
-            for j in range(K):
-                place = tl.cast(j, tl.int64) * stride + row
+        # The order of factors keeps each finite: a small concentration times a small likelihood would underflow.
+        x = zero  # the probability of what was seen, by the learned transitions
+        written = observed | (inside & (zero + factor != 1.0))
+        if RESIDENT:
+            joint = ()
+            for j in tl.static_range(K):
                 leaving = zero
-                moves = ()
                 for i in tl.static_range(K):
-                    cell = (tl.cast(j, tl.int64) * K + i) * stride + row
-                    c = tl.load(concentration + cell, mask=observed, other=1.0)
-                    moves += (c,)
-                    leaving += c
-                # As below, the probability first: a small concentration times a small likelihood would underflow.
-                arriving = zero
+                    leaving += base[j * K + i] + before * cells[j * K + i]
                 for i in tl.static_range(K):
-                    arriving += moves[i] / leaving * seen[i]
-                x += tl.load(posterior + place, mask=observed, other=0.0) * arriving
-        flags += tl.where(x > TINY, 0, _IMPOSSIBLE)
-        tl.debug_barrier()  # no thread may overwrite what another could still have to read
+                    move = (base[j * K + i] + before * cells[j * K + i]) / leaving
+                    joint += (tl.abs(p[j]) * (move * seen[i]),)
+                    x += joint[j * K + i]
+            possible = observed & (x > TINY)
+            x = tl.where(possible, x, 1.0)
+            new = ()
+            for k in tl.static_range(K * K):
+                c = _shrunk(cells[k], factor, TINY) + tl.where(possible, joint[k] / x * gain, 0.0)
+                tl.store(learned + k * stride + row, c, mask=written)
+                new += (c,)
+            cells = new
+        else:
+            if tl.max(written.to(tl.int32), axis=0) > 0:
+                for j in range(K):
+                    p_j, moves = _moves(
+                        learned, posterior, prior, before, j, row, observed, stride, K, PRIOR_PER_PROMPT
+                    )
+                    arriving = zero
+                    for i in tl.static_range(K):
+                        arriving += moves[i] * seen[i]
+                    x += p_j * arriving
+                possible = observed & (x > TINY)
+                scaled = tl.where(possible, 1.0 / tl.where(possible, x, 1.0), 0.0)
+                for j in range(K):
+                    p_j, moves = _moves(
+                        learned, posterior, prior, before, j, row, observed, stride, K, PRIOR_PER_PROMPT
+                    )
+                    for i in tl.static_range(K):
+                        cell = learned + (tl.cast(j, tl.int64) * K + i) * stride + row
+                        c = _shrunk(tl.load(cell, mask=inside, other=0.0), factor, TINY)
+                        c += tl.where(possible, p_j * (moves[i] * seen[i]) * scaled * gain, 0.0)
+                        tl.store(cell, c, mask=written)
+            possible = observed & (x > TINY)
+        flags += tl.where(possible, 0, _IMPOSSIBLE)
     tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)
     tl.store(status + m, flags, mask=observed)
+    for k in tl.static_range(K):
+        tl.store(posterior + k * stride + row, q[k], mask=inside)
 
-    # Learn, decay and predict.
-    predicted = (zero,) * K
-    for j in range(K):
-        place = tl.cast(j, tl.int64) * stride + row
-        leaving = zero
-        cells = ()
-        prior_cells = ()
-        transition = ()
-        for i in tl.static_range(K):
-            first = tl.cast(j, tl.int64) * K + i
-            cells += (first * stride + row,)
-            prior_cells += (cells[i] if PRIOR_PER_PROMPT else first + tl.zeros_like(row),)
-            if LEARN:
-                c = tl.load(concentration + cells[i], mask=inside, other=1.0)
-            else:
-                c = tl.load(prior + prior_cells[i], mask=inside, other=1.0)
-            transition += (c,)
-            leaving += c
+    if SCORE:
+        if RESIDENT:
+            b = _spread(q, base, cells, after, K, LEARN)
+        else:
+            tl.debug_barrier()  # what other threads of this program have stored is read again
+            b = _spread_streamed(learned, posterior, prior, after, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
+        _score(b, utility, scores, threshold, rows, count, room, row, inside, K, NOTE)
+
+
+@triton.jit
+def _answer(  # type: ignore[no-untyped-def]
+    learned,
+    posterior,
+    scale,
+    prior,
+    belief,
+    utility,
+    scores,
+    threshold,
+    rows,
+    count,
+    room: tl.int64,
+    num_prompts: tl.int64,
+    K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LEARN: tl.constexpr,
+    PRIOR_PER_PROMPT: tl.constexpr,
+    SCORE: tl.constexpr,
+    NOTE: tl.constexpr,
+    WRITE: tl.constexpr,
+):
+    now = tl.load(scale).to(posterior.dtype.element_ty)
+    stride = num_prompts.to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < stride
+    if RESIDENT:
+        p, base, cells = _read(learned, posterior, prior, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
+        b = _spread(p, base, cells, now, K, LEARN)
+    else:
+        b = _spread_streamed(learned, posterior, prior, now, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
+    if WRITE:
+        for k in tl.static_range(K):
+            tl.store(belief + k * stride + row, b[k], mask=inside)
+    if SCORE:
+        _score(b, utility, scores, threshold, rows, count, room, row, inside, K, NOTE)
+
+
+@triton.jit
+def _read(  # type: ignore[no-untyped-def]
+    learned, posterior, prior, row, inside, stride, K: tl.constexpr, LEARN: tl.constexpr, PRIOR_PER_PROMPT: tl.constexpr
+):
+    """All that is stored of the rows: posterior (K), prior and learned concentrations (K * K)."""
+    p = ()
+    base = ()
+    cells = ()
+    for j in tl.static_range(K):
+        p += (tl.load(posterior + j * stride + row, mask=inside, other=1.0),)
+    for k in tl.static_range(K * K):
+        if PRIOR_PER_PROMPT:
+            base += (tl.load(prior + k * stride + row, mask=inside, other=1.0),)
+        else:
+            base += (tl.load(prior + k),)
         if LEARN:
-            # p is 0 in rows that were not observed. The order of factors keeps each of them finite.
-            p = tl.load(posterior + place, mask=observed, other=0.0)
-            scale = tl.where(x > TINY, p / tl.where(x > TINY, x, 1.0), 0.0)
-            before, left = transition, leaving
-            transition = ()
-            leaving = zero
-            for i in tl.static_range(K):
-                c0 = tl.load(prior + prior_cells[i], mask=inside, other=1.0)
-                c = decay * before[i] + rest * c0 + scale * (before[i] / left * seen[i])
-                tl.store(concentration + cells[i], c, mask=inside)
-                transition += (c,)
-                leaving += c
-        b = tl.load(belief + place, mask=inside, other=0.0)
-        seen_j = tl.load(likelihood + (m * K + j), mask=observed, other=0.0)
-        q = tl.where(observed, tl.where(expected, b * seen_j, seen_j) / mass, b)
-        tl.store(posterior + place, q, mask=inside)
-        share = q / leaving
-        so_far = predicted
-        predicted = ()
-        for i in tl.static_range(K):
-            predicted += (so_far[i] + share * transition[i],)
+            cells += (tl.load(learned + k * stride + row, mask=inside, other=0.0),)
+    return p, base, cells
 
-    # Rounding would let a belief's sum wander over thousands of steps: it is divided out.
-    mass = zero
+
+@triton.jit
+def _spread(p, base, cells, scale, K: tl.constexpr, LEARN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The belief (K) that follows from p, or minus p in rows without a step."""
+    b = (tl.zeros_like(p[0]),) * K
+    for j in tl.static_range(K):
+        leaving = tl.zeros_like(p[0])
+        c = ()
+        for i in tl.static_range(K):
+            if LEARN:
+                c += (base[j * K + i] + scale * cells[j * K + i],)
+            else:
+                c += (base[j * K + i] + tl.zeros_like(p[0]),)
+            leaving += c[i]
+        share = p[j] / leaving
+        so_far = b
+        b = ()
+        for i in tl.static_range(K):
+            b += (so_far[i] + share * c[i],)
+    return _normalised(b, p, K)
+
+
+@triton.jit
+def _normalised(b, p, K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rounding would let a belief's sum wander over thousands of steps: it is divided out. Minus p without a step."""
+    total = tl.zeros_like(b[0])
     for i in tl.static_range(K):
-        mass += predicted[i]
-    mass = tl.where(inside, mass, 1.0)
+        total += b[i]
+    belief = ()
     for i in tl.static_range(K):
-        tl.store(belief + (i * stride + row), predicted[i] / mass, mask=inside)
+        belief += (tl.where(total < 0.0, -p[i], b[i] / total),)
+    return belief
+
+
+@triton.jit
+def _spread_streamed(  # type: ignore[no-untyped-def]
+    learned,
+    posterior,
+    prior,
+    scale,
+    row,
+    inside,
+    stride,
+    K: tl.constexpr,
+    LEARN: tl.constexpr,
+    PRIOR_PER_PROMPT: tl.constexpr,
+):
+    """`_read` and `_spread`, one state that is left after the other."""
+    zero = tl.zeros_like(row).to(posterior.dtype.element_ty)
+    b = (zero,) * K
+    for j in range(K):
+        leaving = zero
+        c = ()
+        for i in tl.static_range(K):
+            c += (_concentration(learned, prior, scale, j, i, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT),)
+            leaving += c[i]
+        share = tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0) / leaving
+        so_far = b
+        b = ()
+        for i in tl.static_range(K):
+            b += (so_far[i] + share * c[i],)
+    p = ()
+    for i in tl.static_range(K):
+        p += (tl.load(posterior + i * stride + row, mask=inside, other=1.0),)
+    return _normalised(b, p, K)
+
+
+@triton.jit
+def _moves(  # type: ignore[no-untyped-def]
+    learned, posterior, prior, scale, j, row, inside, stride, K: tl.constexpr, PRIOR_PER_PROMPT: tl.constexpr
+):
+    """The posterior of state j, and the probabilities (K) of moving on from there."""
+    leaving = tl.zeros_like(row).to(posterior.dtype.element_ty)
+    c = ()
+    for i in tl.static_range(K):
+        c += (_concentration(learned, prior, scale, j, i, row, inside, stride, K, True, PRIOR_PER_PROMPT),)
+        leaving += c[i]
+    moves = ()
+    for i in tl.static_range(K):
+        moves += (c[i] / leaving,)
+    return tl.abs(tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0)), moves
+
+
+@triton.jit
+def _concentration(  # type: ignore[no-untyped-def]
+    learned,
+    prior,
+    scale,
+    j,
+    i: tl.constexpr,
+    row,
+    inside,
+    stride,
+    K: tl.constexpr,
+    LEARN: tl.constexpr,
+    PRIOR_PER_PROMPT: tl.constexpr,
+):
+    cell = tl.cast(j, tl.int64) * K + i
+    if PRIOR_PER_PROMPT:
+        c = tl.load(prior + cell * stride + row, mask=inside, other=1.0)
+    else:
+        c = tl.load(prior + cell + tl.zeros_like(row))
+    if LEARN:
+        c += scale * tl.load(learned + cell * stride + row, mask=inside, other=0.0)
+    return c
+
+
+@triton.jit
+def _shrunk(cell, factor, TINY: tl.constexpr):  # type: ignore[no-untyped-def]
+    """factor * cell, and no number that the next scale would make subnormal."""
+    rest = cell * factor
+    least = tl.where(factor != 1.0, TINY / _SMALLEST_SCALE, 0.0)
+    return tl.where(rest < least, 0.0, rest)
+
+
+@triton.jit
+def _score(  # type: ignore[no-untyped-def]
+    b, utility, scores, threshold, rows, count, room, row, inside, K: tl.constexpr, NOTE: tl.constexpr
+):
+    score = tl.zeros_like(b[0])
+    for i in tl.static_range(K):
+        score += tl.load(utility + i) * b[i]
+    tl.store(scores + row, score, mask=inside)
+    if NOTE:
+        shortlist_triton.note(score, row, inside, threshold, rows, count, room)
+
+
+def _types(scalar: str, names: tuple[str, ...]) -> dict[str, str]:
+    integers = dict.fromkeys(("index", "bounds", "rows", "count"), "*i64")
+    others = {"scales": "*fp64", "scale": "*fp64", "status": "*i32", "room": "i64", "num_prompts": "i64"}
+    return {name: (integers | others).get(name, f"*{scalar}") for name in names}
 
 
 def _variant(
-    states: int, scalar: str, learn: bool, per_prompt: bool
+    kernel: Any, states: int, scalar: str, learn: bool = True, per_prompt: bool = False, **asked: bool
 ) -> tuple[Any, dict[str, str], dict[str, Any], int]:
-    floats = dict.fromkeys(("concentration", "posterior", "belief", "prior", "likelihood", "evidence"), f"*{scalar}")
-    sizes = dict.fromkeys(("num_prompts", "decay_bits", "rest_bits"), "i64")
-    constants = configuration(states, 4 if scalar == "fp32" else 8, learn, per_prompt)
-    return _advance, floats | {"slot": "*i32", "status": "*i32"} | sizes, constants, THREADS // 32
+    itemsize = 4 if scalar == "fp32" else 8
+    constants = configuration(states, itemsize, learn, per_prompt) | {"SCORE": True, "NOTE": True} | asked
+    if kernel is _answer:
+        del constants["TINY"]
+    names = tuple(name for name in kernel.arg_names if name not in constants)
+    return kernel, _types(scalar, names), constants, THREADS // 32
 
 
 AHEAD_OF_TIME = [
-    _variant(3, "fp32", learn=True, per_prompt=False),
-    _variant(3, "fp32", learn=True, per_prompt=True),
-    _variant(3, "fp32", learn=False, per_prompt=False),
-    _variant(3, "fp32", learn=False, per_prompt=True),
-    _variant(3, "fp64", learn=True, per_prompt=True),
-    _variant(16, "fp32", learn=True, per_prompt=True),
+    _variant(_advance, 3, "fp32"),
+    _variant(_advance, 3, "fp32", per_prompt=True),
+    _variant(_advance, 3, "fp32", learn=False),
+    _variant(_advance, 3, "fp32", learn=False, per_prompt=True, SCORE=False, NOTE=False),
+    _variant(_advance, 3, "fp64", per_prompt=True),
+    _variant(_advance, 16, "fp32", per_prompt=True),
+    _variant(_answer, 3, "fp32", WRITE=False),
+    _variant(_answer, 16, "fp32", WRITE=True, SCORE=False, NOTE=False),
+    (_scales, {"scale": "*fp64", "scales": "*fp64", "decay_bits": "i64"}, {"LEARN": True}, 1),
 ]
 """For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""

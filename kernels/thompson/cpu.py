@@ -13,25 +13,33 @@ from torch import Tensor
 
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.rng_cpu import uniform, words
+from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.shortlist_cpu import note_block, note_ranges
 from bayes_prompt.kernels.thompson import (
     MAX_ATTEMPTS,
     MIN_SHAPE,
     SERIES_BELOW,
     SERIES_TERMS,
     check_beta,
+    check_dirichlet,
+    check_score,
     check_state,
 )
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 from bayes_prompt.kernels.vector_math import cos_sin, exp_minus, log
 
-_STATE, _BETA, _BOOST = rng.STATE, rng.BETA, rng.BOOST
+_STATE, _BETA, _BOOST, _GAMMA = rng.STATE, rng.BETA, rng.BOOST, rng.GAMMA
+_ROW_SHIFT, _ENTRY_SHIFT = rng.GAMMA_ROW_SHIFT, rng.GAMMA_ENTRY_SHIFT
 _BLOCK = 512  # rows whose intermediate numbers stay in the first-level cache
 PIECES_A_THREAD = 8  # evens out threads that the machine does not schedule alike
 
 
-def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+def sample_beta(
+    alpha: Tensor, beta: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor
+) -> None:
     """See `reference.sample_beta`."""
     seed, step, first_prompt = check_beta(alpha, beta, seed, step, first_prompt, out)
+    seed, step = rng.known(seed, step)
     a, b, draws = alpha.detach().numpy(), beta.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:
@@ -40,9 +48,39 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
     over_rows(len(draws), rows, PIECES_A_THREAD)
 
 
-def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+def score_beta(
+    alpha: Tensor,
+    beta: Tensor,
+    seed: int | Tensor,
+    step: int | Tensor,
+    first_prompt: int,
+    low: float,
+    high: float,
+    scores: Tensor,
+    shortlist: Shortlist | None = None,
+) -> None:
+    """See `reference.score_beta`."""
+    seed, step, first_prompt = check_score(alpha, beta, seed, step, first_prompt, low, high, scores, shortlist)
+    seed, step = rng.known(seed, step)
+    a, b, values = alpha.detach().numpy(), beta.detach().numpy(), scores.numpy()
+    low, high = values.dtype.type(low), values.dtype.type(high)
+    room = 0 if shortlist is None else shortlist.rows.numel()
+    threshold = None if shortlist is None else shortlist.threshold.numpy()[0]
+
+    def rows(start: int, stop: int) -> tuple[np.ndarray, int]:
+        noted, part = np.empty(min(room, stop - start), np.int64), slice(start, stop)
+        draws = (a[part], b[part], seed, step, first_prompt + start)
+        return noted, _score_beta(*draws, low, high, values[part], start, threshold, noted)
+
+    ranges = over_rows(len(values), rows, PIECES_A_THREAD)
+    if shortlist is not None:
+        note_ranges(shortlist, ranges)
+
+
+def sample_state(belief: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_state`."""
     seed, step, first_prompt = check_state(belief, seed, step, first_prompt, out)
+    seed, step = rng.known(seed, step)
     beliefs, states = belief.detach().numpy(), out.numpy()
 
     def rows(start: int, stop: int) -> None:
@@ -51,33 +89,84 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
     over_rows(len(states), rows, PIECES_A_THREAD)
 
 
+def sample_dirichlet(
+    concentration: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor
+) -> None:
+    """See `reference.sample_dirichlet`."""
+    seed, step, first_prompt = check_dirichlet(concentration, seed, step, first_prompt, out)
+    seed, step = rng.known(seed, step)
+    shapes, draws = concentration.detach().numpy(), out.numpy()
+
+    def rows(start: int, stop: int) -> None:
+        _sample_dirichlet(shapes, seed, step, first_prompt, start, stop, draws)
+
+    over_rows(draws.shape[2], rows, PIECES_A_THREAD)
+
+
 @compiled
 def _sample_beta(alpha, beta, seed, step, first_prompt, out):  # type: ignore[no-untyped-def]
-    row, drawn_a, drawn_b = np.empty(_BLOCK, np.int64), np.empty(_BLOCK), np.empty(_BLOCK)
-    d_a, d_b, y_a, y_b = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
-    open_a, open_b = np.empty(_BLOCK, np.bool_), np.empty(_BLOCK, np.bool_)
+    work = _workspace()
     for start in range(0, len(out), _BLOCK):
-        size = min(_BLOCK, len(out) - start)
-        a, b, first = alpha[start : start + size], beta[start : start + size], first_prompt + start
-        for n in range(size):
-            row[n] = n
-            d_a[n], d_b[n] = _constant(a[n]), _constant(b[n])
-            y_a[n] = y_b[n] = 0.0
-            open_a[n] = open_b[n] = True
-        pending = size
-        for attempt in range(-1, MAX_ATTEMPTS):  # -1: the first attempt, as far as the cheap test settles it
-            _attempt(seed, step, first, row[:pending], attempt, d_a, d_b, y_a, y_b, open_a, open_b)
-            left = 0
-            for i in range(pending):
-                drawn_a[row[i]], drawn_b[row[i]] = y_a[i], y_b[i]
-                if open_a[i] | open_b[i]:
-                    row[left], d_a[left], d_b[left], y_a[left], y_b[left] = row[i], d_a[i], d_b[i], y_a[i], y_b[i]
-                    open_a[left], open_b[left] = open_a[i], open_b[i]
-                    left += 1
-            pending = left
-            if pending == 0:
-                break
-        _finish(a, b, seed, step, first, drawn_a, drawn_b, out[start : start + size])
+        stop = min(start + _BLOCK, len(out))
+        _draw_beta(alpha[start:stop], beta[start:stop], seed, step, first_prompt + start, work, out[start:stop])
+
+
+@compiled
+def _score_beta(  # type: ignore[no-untyped-def]
+    alpha, beta, seed, step, first_prompt, low, high, scores, first_row, threshold, noted
+):
+    """Draws, scored block by block while they are in the cache; returns how many rows reach the threshold.
+
+    first_row: the row of the pool that the range starts with. threshold: None where nothing is noted.
+    """
+    work, count = _workspace(), 0
+    for start in range(0, len(scores), _BLOCK):
+        stop = min(start + _BLOCK, len(scores))
+        block = scores[start:stop]  # holds the draws until they are scored
+        _draw_beta(alpha[start:stop], beta[start:stop], seed, step, first_prompt + start, work, block)
+        for n in range(len(block)):
+            outside = max(low - block[n], block[n] - high)
+            block[n] = -(outside if outside > 0.0 else 0.0)
+        if threshold is not None:
+            count = note_block(block, first_row + start, threshold, noted, count)
+    return count
+
+
+@inlined
+def _workspace():  # type: ignore[no-untyped-def]
+    """Of a block: rows, what was drawn, constants and proposals of those that are tried again, and which are open."""
+    return (
+        np.empty(_BLOCK, np.int64),
+        (np.empty(_BLOCK), np.empty(_BLOCK)),
+        (np.empty(_BLOCK), np.empty(_BLOCK)),
+        (np.empty(_BLOCK), np.empty(_BLOCK)),
+        (np.empty(_BLOCK, np.bool_), np.empty(_BLOCK, np.bool_)),
+    )
+
+
+@compiled
+def _draw_beta(alpha, beta, seed, step, first_prompt, work, out):  # type: ignore[no-untyped-def]
+    """Draws for a block of at most _BLOCK rows."""
+    row, (drawn_a, drawn_b), (d_a, d_b), (y_a, y_b), (open_a, open_b) = work
+    pending = len(out)
+    for n in range(pending):
+        row[n] = n
+        d_a[n], d_b[n] = _constant(alpha[n]), _constant(beta[n])
+        y_a[n] = y_b[n] = 0.0
+        open_a[n] = open_b[n] = True
+    for attempt in range(-1, MAX_ATTEMPTS):  # -1: the first attempt, as far as the cheap test settles it
+        _attempt(seed, step, first_prompt, row[:pending], attempt, d_a, d_b, y_a, y_b, open_a, open_b)
+        left = 0
+        for i in range(pending):
+            drawn_a[row[i]], drawn_b[row[i]] = y_a[i], y_b[i]
+            if open_a[i] | open_b[i]:
+                row[left], d_a[left], d_b[left], y_a[left], y_b[left] = row[i], d_a[i], d_b[i], y_a[i], y_b[i]
+                open_a[left], open_b[left] = open_a[i], open_b[i]
+                left += 1
+        pending = left
+        if pending == 0:
+            break
+    _finish(alpha, beta, seed, step, first_prompt, work, out)
 
 
 @compiled
@@ -99,26 +188,32 @@ def _attempt(seed, step, first, row, attempt, d_a, d_b, y_a, y_b, open_a, open_b
 
 
 @compiled
-def _finish(alpha, beta, seed, step, first_prompt, y_a, y_b, out):  # type: ignore[no-untyped-def]
+def _finish(alpha, beta, seed, step, first_prompt, work, out):  # type: ignore[no-untyped-def]
     """X / (X + Y) from y of the gamma variates, carried down to shapes below 1."""
-    boosted = 0
+    row, (y_a, y_b), (a, b), (logit, _), _ = work
+    below = 0
     for n in range(len(out)):
         v_a, v_b = 1.0 + y_a[n], 1.0 + y_b[n]
         x, y = _constant(alpha[n]) * (v_a * v_a * v_a), _constant(beta[n]) * (v_b * v_b * v_b)
         out[n] = x / (x + y)
         y_a[n] = x / y
-        boosted += (alpha[n] < 1.0) | (beta[n] < 1.0)
-    if boosted == 0:
+        below += (alpha[n] < 1.0) | (beta[n] < 1.0)
+    if below == 0:
         return
-    for n in range(len(out)):  # through the logit, for gamma variates of small shapes underflow
-        a, b = _shape(alpha[n]), _shape(beta[n])
-        w0, w1, _, _ = words(seed, step, first_prompt + n, _BOOST, 0)
-        up = log(uniform(w0)) / a if a < 1.0 else 0.0
-        down = log(uniform(w1)) / b if b < 1.0 else 0.0
-        logit = log(y_a[n]) + up - down
-        small = exp_minus(abs(logit))
-        draw = (1.0 if logit >= 0.0 else small) / (1.0 + small)
-        out[n] = draw if (a < 1.0) | (b < 1.0) else out[n]
+    boosted = 0
+    for n in range(len(out)):  # they move together, as most rows of most blocks need none of what follows
+        row[boosted], a[boosted], b[boosted], logit[boosted] = n, _shape(alpha[n]), _shape(beta[n]), y_a[n]
+        boosted += (alpha[n] < 1.0) | (beta[n] < 1.0)
+    for i in range(boosted):  # through the logit, for gamma variates of small shapes underflow
+        w0, w1, _, _ = words(seed, step, first_prompt + row[i], _BOOST, 0)
+        up = log(uniform(w0)) / a[i] if a[i] < 1.0 else 0.0
+        down = log(uniform(w1)) / b[i] if b[i] < 1.0 else 0.0
+        logit[i] = log(logit[i]) + up - down
+        small = exp_minus(abs(logit[i]))
+        nearer = small / (1.0 + small)  # as in the reference
+        logit[i] = nearer if logit[i] < 0.0 else 1.0 - nearer
+    for i in range(boosted):
+        out[row[i]] = logit[i]
 
 
 @inlined
@@ -185,3 +280,88 @@ def _sample_state(belief, seed, step, first_prompt, out):  # type: ignore[no-unt
                 open_[n] = open_[n] & ~(possible & (cumulative[n] > target[n]))
         for n in range(size):
             out[start + n] = drawn[n]
+
+
+@compiled
+def _sample_dirichlet(concentration, seed, step, first_prompt, start, stop, out):  # type: ignore[no-untyped-def]
+    work = np.empty(_BLOCK, np.int64), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK, np.bool_)
+    logs = np.empty((concentration.shape[1], _BLOCK))
+    for row in range(len(concentration)):
+        for first in range(start, stop, _BLOCK):
+            last = min(first + _BLOCK, stop)
+            for entry in range(len(logs)):
+                attempts = row << _ROW_SHIFT | entry << _ENTRY_SHIFT
+                shape = concentration[row, entry, first:last]
+                _log_gamma(shape, seed, step, first_prompt + first, attempts, work, logs[entry])
+            _softmax(concentration[row], logs, first, last, out[row])
+
+
+@compiled
+def _log_gamma(shape, seed, step, first_prompt, attempts, work, out):  # type: ignore[no-untyped-def]
+    """Logarithms of gamma variates for a block of at most _BLOCK rows, from the attempts that start at `attempts`."""
+    row, d, y, accepted = work
+    pending = len(shape)
+    for n in range(pending):
+        row[n] = n
+        d[n] = _constant(shape[n])
+    for attempt in range(-1, MAX_ATTEMPTS):  # -1: as in `_draw_beta`
+        _attempt_one(seed, step, first_prompt, row[:pending], attempts, attempt, d, y, accepted)
+        left = 0
+        for i in range(pending):
+            out[row[i]] = y[i] if accepted[i] else 0.0
+            row[left], d[left] = row[i], d[i]
+            left += not accepted[i]
+        pending = left
+        if pending == 0:
+            break
+    boosted = 0
+    for n in range(len(shape)):
+        v = 1.0 + out[n]
+        out[n] = log(_constant(shape[n]) * (v * v * v))
+        boosted += shape[n] < 1.0
+    if boosted > 0:
+        _boost(shape, seed, step, first_prompt, attempts, out)
+
+
+@compiled
+def _attempt_one(seed, step, first, row, attempts, attempt, d, y, accepted):  # type: ignore[no-untyped-def]
+    """One attempt at the gamma variate of every pending row: its proposal, and whether it is accepted."""
+    for i in range(len(row)):
+        w0, w1, w2, _ = words(seed, step, first + row[i], _GAMMA, attempts + max(attempt, 0))
+        cos, _ = cos_sin(w1)
+        y[i] = math.sqrt(-2.0 * log(uniform(w0))) * cos / math.sqrt(9.0 * d[i])
+        if attempt < 0:
+            accepted[i] = _surely_accepts(y[i], d[i], uniform(w2))
+        else:
+            accepted[i] = _accepts(y[i], d[i], uniform(w2))
+
+
+@compiled
+def _boost(shape, seed, step, first_prompt, attempts, out):  # type: ignore[no-untyped-def]
+    for n in range(len(shape)):
+        _, _, _, w3 = words(seed, step, first_prompt + n, _GAMMA, attempts)
+        out[n] += log(uniform(w3)) / _shape(shape[n]) if shape[n] < 1.0 else 0.0
+
+
+@compiled
+def _softmax(concentration, logs, first, last, out):  # type: ignore[no-untyped-def]
+    """`reference.sample_dirichlet` for some columns of a row, from the logarithms, which it overwrites."""
+    largest, others, ones = np.full(last - first, -1e300), np.zeros(last - first), np.zeros(last - first)
+    for k in range(len(concentration)):
+        shape, log_x = concentration[k, first:last], logs[k]
+        for n in range(len(shape)):
+            largest[n] = max(largest[n], log_x[n] if shape[n] > 0.0 else -1e300)
+    for k in range(len(concentration)):
+        shape, weight = concentration[k, first:last], logs[k]
+        for n in range(len(shape)):
+            share = exp_minus(largest[n] - weight[n]) if shape[n] > 0.0 else 0.0
+            others[n] += share if share < 1.0 else 0.0
+            ones[n] += 0.0 if share < 1.0 else 1.0
+            weight[n] = share
+    for n in range(len(others)):
+        others[n] += max(ones[n] - 1.0, 0.0)
+    for k in range(len(concentration)):
+        draw, weight = out[k, first:last], logs[k]
+        for n in range(len(draw)):
+            total = 1.0 + others[n]
+            draw[n] = weight[n] / total if weight[n] < 1.0 else 1.0 - others[n] / total

@@ -6,23 +6,29 @@ rounding error: there another attempt is taken.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bayes_prompt.kernels import rng_triton, thompson
-from bayes_prompt.kernels.launch import warps
-from bayes_prompt.kernels.thompson import check_beta, check_state
+from bayes_prompt.kernels import rng, rng_triton, shortlist_triton, thompson
+from bayes_prompt.kernels.launch import float64_bits, warps
+from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.thompson import check_beta, check_dirichlet, check_score, check_state
 
-BLOCK = 256
+BLOCK = 256  # rows of a program; a Beta draw needs two gamma variates a row, and a Dirichlet draw as many a program
 THREADS = 128
 _MAX_ATTEMPTS = tl.constexpr(thompson.MAX_ATTEMPTS)
 _MIN_SHAPE = tl.constexpr(thompson.MIN_SHAPE)
 _TERMS = tl.constexpr(thompson.SERIES_TERMS)
+_ROW_SHIFT, _ENTRY_SHIFT = tl.constexpr(rng.GAMMA_ROW_SHIFT), tl.constexpr(rng.GAMMA_ENTRY_SHIFT)
 
 
-def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+def sample_beta(
+    alpha: Tensor, beta: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor
+) -> None:
     """See `reference.sample_beta`."""
     seed, step, first_prompt = check_beta(alpha, beta, seed, step, first_prompt, out)
     if len(alpha) == 0:
@@ -42,7 +48,44 @@ def sample_beta(alpha: Tensor, beta: Tensor, seed: int, step: int, first_prompt:
         )
 
 
-def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: Tensor) -> None:
+def score_beta(
+    alpha: Tensor,
+    beta: Tensor,
+    seed: int | Tensor,
+    step: int | Tensor,
+    first_prompt: int,
+    low: float,
+    high: float,
+    scores: Tensor,
+    shortlist: Shortlist | None = None,
+) -> None:
+    """See `reference.score_beta`."""
+    seed, step, first_prompt = check_score(alpha, beta, seed, step, first_prompt, low, high, scores, shortlist)
+    noted = None, None, None
+    if shortlist is not None:
+        noted = shortlist.threshold, shortlist.rows, shortlist.count.zero_()
+    if len(alpha) == 0:
+        return
+    with torch.cuda.device_of(alpha):
+        _score_beta[(triton.cdiv(len(alpha), BLOCK),)](
+            alpha,
+            beta,
+            scores,
+            *noted,
+            len(alpha),
+            seed,
+            step,
+            first_prompt,
+            float64_bits(low),
+            float64_bits(high),
+            0 if shortlist is None else shortlist.rows.numel(),
+            **precision(alpha.dtype),
+            BLOCK=BLOCK,
+            num_warps=warps(THREADS),
+        )
+
+
+def sample_state(belief: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor) -> None:
     """See `reference.sample_state`."""
     seed, step, first_prompt = check_state(belief, seed, step, first_prompt, out)
     if len(out) == 0:
@@ -60,6 +103,35 @@ def sample_state(belief: Tensor, seed: int, step: int, first_prompt: int, out: T
             BLOCK=BLOCK,
             num_warps=warps(THREADS),
         )
+
+
+def sample_dirichlet(
+    concentration: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor
+) -> None:
+    """See `reference.sample_dirichlet`."""
+    seed, step, first_prompt = check_dirichlet(concentration, seed, step, first_prompt, out)
+    rows, entries, prompts = concentration.shape
+    if prompts == 0:
+        return
+    constants = {"ENTRIES": entries} | entry_blocks(entries)
+    with torch.cuda.device_of(concentration):
+        _sample_dirichlet[(triton.cdiv(prompts, constants["BLOCK"]), rows)](
+            concentration,
+            out,
+            prompts,
+            seed,
+            step,
+            first_prompt,
+            **precision(concentration.dtype),
+            **constants,
+            num_warps=warps(THREADS),
+        )
+
+
+def entry_blocks(entries: int) -> dict[str, int]:
+    """The block of a program that draws from Dirichlet rows of so many entries: powers of two, entries by prompts."""
+    entry_block = triton.next_power_of_2(entries)
+    return {"ENTRY_BLOCK": entry_block, "BLOCK": max(16, 2 * BLOCK // entry_block)}
 
 
 def precision(dtype: torch.dtype) -> dict[str, float]:
@@ -112,23 +184,21 @@ def _rest(y, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
     return rest, tl.where(near, leading + rest, log)
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
-def _sample_beta(  # type: ignore[no-untyped-def]
-    alpha,
-    beta,
-    out,
-    num_prompts: tl.int64,
-    seed: tl.int64,
-    step: tl.int64,
-    first_prompt: tl.int64,
-    SERIES_BELOW: tl.constexpr,
-    TRIG_TERMS: tl.constexpr,
-    BLOCK: tl.constexpr,
+@triton.jit
+def _accepts(y, d, u, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`reference._accepts`, and log(1 + y) of the proposals that it accepts."""
+    possible = y > -1.0
+    rest, log1p = _rest(tl.where(possible, y, 0.0), SERIES_BELOW)
+    return possible & (tl.log(u) < 3.0 * d * rest), log1p
+
+
+@triton.jit
+def _draw_beta(  # type: ignore[no-untyped-def]
+    alpha, beta, row, inside, seed, step, first_prompt, SERIES_BELOW: tl.constexpr, TRIG_TERMS: tl.constexpr
 ):
+    """`reference.sample_beta` of a block of rows, those that are inside."""
     scalar = alpha.dtype.element_ty
-    seed, step = seed.to(tl.int64), step.to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = row < num_prompts
+    seed, step = rng_triton.moment(seed), rng_triton.moment(step)
     prompt = row + first_prompt
     a = tl.maximum(tl.load(alpha + row, mask=inside, other=1.0), _MIN_SHAPE)
     b = tl.maximum(tl.load(beta + row, mask=inside, other=1.0), _MIN_SHAPE)
@@ -143,12 +213,9 @@ def _sample_beta(  # type: ignore[no-untyped-def]
         w0, w1, w2, w3 = rng_triton.words(seed, step, prompt, rng_triton.BETA, attempt)
         radius = tl.sqrt(-2.0 * tl.log(rng_triton.uniform(w0, scalar)))
         cos, sin = _cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
-        y_a, y_b = c_a * (radius * cos), c_b * (radius * sin)
-        possible_a, possible_b = open_a & (y_a > -1.0), open_b & (y_b > -1.0)
-        rest_a, log1p_a = _rest(tl.where(possible_a, y_a, 0.0), SERIES_BELOW)
-        rest_b, log1p_b = _rest(tl.where(possible_b, y_b, 0.0), SERIES_BELOW)
-        accepted_a = possible_a & (tl.log(rng_triton.uniform(w2, scalar)) < 3.0 * d_a * rest_a)
-        accepted_b = possible_b & (tl.log(rng_triton.uniform(w3, scalar)) < 3.0 * d_b * rest_b)
+        accepted_a, log1p_a = _accepts(c_a * (radius * cos), d_a, rng_triton.uniform(w2, scalar), SERIES_BELOW)
+        accepted_b, log1p_b = _accepts(c_b * (radius * sin), d_b, rng_triton.uniform(w3, scalar), SERIES_BELOW)
+        accepted_a, accepted_b = open_a & accepted_a, open_b & accepted_b
         log_a, log_b = tl.where(accepted_a, 3.0 * log1p_a, log_a), tl.where(accepted_b, 3.0 * log1p_b, log_b)
         open_a, open_b = open_a & (accepted_a == 0), open_b & (accepted_b == 0)
         pending = tl.max((open_a | open_b).to(tl.int32), axis=0)
@@ -160,7 +227,114 @@ def _sample_beta(  # type: ignore[no-untyped-def]
         logit += tl.where(a < 1.0, tl.log(rng_triton.uniform(w0, scalar)) / a, 0.0)
         logit -= tl.where(b < 1.0, tl.log(rng_triton.uniform(w1, scalar)) / b, 0.0)
     small = tl.exp(-tl.abs(logit))
-    tl.store(out + row, tl.where(logit >= 0.0, 1.0, small) / (1.0 + small), mask=inside)
+    nearer = small / (1.0 + small)
+    return tl.where(logit < 0.0, nearer, 1.0 - nearer)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
+def _sample_beta(  # type: ignore[no-untyped-def]
+    alpha,
+    beta,
+    out,
+    num_prompts: tl.int64,
+    seed,
+    step,
+    first_prompt: tl.int64,
+    SERIES_BELOW: tl.constexpr,
+    TRIG_TERMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < num_prompts
+    draw = _draw_beta(alpha, beta, row, inside, seed, step, first_prompt, SERIES_BELOW, TRIG_TERMS)
+    tl.store(out + row, draw, mask=inside)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt", "low_bits", "high_bits", "room"])
+def _score_beta(  # type: ignore[no-untyped-def]
+    alpha,
+    beta,
+    scores,
+    threshold,
+    rows,
+    count,
+    num_prompts: tl.int64,
+    seed,
+    step,
+    first_prompt: tl.int64,
+    low_bits: tl.int64,
+    high_bits: tl.int64,
+    room: tl.int64,
+    SERIES_BELOW: tl.constexpr,
+    TRIG_TERMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`threshold`, `rows` and `count` are None where no rows are noted."""
+    scalar = alpha.dtype.element_ty
+    low = low_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
+    high = high_bits.to(tl.int64).to(tl.float64, bitcast=True).to(scalar)
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < num_prompts
+    draw = _draw_beta(alpha, beta, row, inside, seed, step, first_prompt, SERIES_BELOW, TRIG_TERMS)
+    outside = tl.maximum(low - draw, draw - high)
+    score = tl.where(outside > 0.0, outside, 0.0) * -1.0  # Triton's own minus makes 0 of 0, torch's -0
+    tl.store(scores + row, score, mask=inside)
+    if threshold is not None:
+        shortlist_triton.note(score, row, inside, threshold, rows, count, room)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
+def _sample_dirichlet(  # type: ignore[no-untyped-def]
+    concentration,
+    out,
+    num_prompts: tl.int64,
+    seed,
+    step,
+    first_prompt: tl.int64,
+    SERIES_BELOW: tl.constexpr,
+    TRIG_TERMS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    ENTRY_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """All entries of a row at once, for a block of prompts: what is open tries again until nothing is."""
+    scalar = concentration.dtype.element_ty
+    seed, step = rng_triton.moment(seed), rng_triton.moment(step)
+    entry = tl.arange(0, ENTRY_BLOCK)[:, None]
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = (entry < ENTRIES) & (column < num_prompts)
+    place = (tl.program_id(1).to(tl.int64) * ENTRIES + entry) * num_prompts + column
+    prompt = tl.zeros_like(place) + column + first_prompt
+    attempts = (tl.program_id(1) << _ROW_SHIFT) | (entry << _ENTRY_SHIFT)
+    given = tl.load(concentration + place, mask=inside, other=0.0)
+    shape = tl.maximum(given, _MIN_SHAPE)
+    d = tl.where(shape < 1.0, shape + 1.0, shape) - 1.0 / 3.0
+    c = 1.0 / tl.sqrt(9.0 * d)
+    log = tl.log(d / tl.max(d, axis=0)[None, :])  # of the ratio, as in `_draw_beta`; log X up to a term of the column
+    open_ = given > 0.0
+    attempt = 0
+    pending = 1
+    while (pending > 0) & (attempt < _MAX_ATTEMPTS):
+        w0, w1, w2, _ = rng_triton.words(seed, step, prompt, rng_triton.GAMMA, attempts + attempt)
+        radius = tl.sqrt(-2.0 * tl.log(rng_triton.uniform(w0, scalar)))
+        cos, _ = _cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
+        accepted, log1p = _accepts(c * (radius * cos), d, rng_triton.uniform(w2, scalar), SERIES_BELOW)
+        accepted = open_ & accepted
+        log += tl.where(accepted, 3.0 * log1p, 0.0)
+        open_ = open_ & (accepted == 0)
+        pending = tl.max(tl.max(open_.to(tl.int32), axis=0), axis=0)
+        attempt += 1
+    if tl.min(tl.min(tl.where(given > 0.0, shape, 1.0), axis=0), axis=0) < 1.0:
+        _, _, _, w3 = rng_triton.words(seed, step, prompt, rng_triton.GAMMA, attempts)
+        log += tl.where(shape < 1.0, tl.log(rng_triton.uniform(w3, scalar)) / shape, 0.0)
+    log = tl.where(given > 0.0, log, -1e38)
+    largest = tl.max(log, axis=0)[None, :]
+    weight = tl.exp(log - largest)
+    others = tl.sum(tl.where(log < largest, weight, 0.0), axis=0)[None, :]
+    others += tl.sum((log == largest).to(scalar), axis=0)[None, :] - 1.0
+    total = 1.0 + others
+    draw = tl.where(log < largest, weight / total, 1.0 - others / total)
+    tl.store(out + place, tl.where(given > 0.0, draw, 0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
@@ -170,20 +344,21 @@ def _sample_state(  # type: ignore[no-untyped-def]
     num_prompts: tl.int64,
     state_stride: tl.int64,
     prompt_stride: tl.int64,
-    seed: tl.int64,
-    step: tl.int64,
+    seed,
+    step,
     first_prompt: tl.int64,
     NUM_STATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     scalar = belief.dtype.element_ty
+    seed, step = rng_triton.moment(seed), rng_triton.moment(step)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_prompts
     column = belief + row * prompt_stride
     total = tl.zeros([BLOCK], dtype=scalar)
     for state in range(NUM_STATES):
         total += tl.load(column + state * state_stride, mask=inside, other=0.0)
-    word, _, _, _ = rng_triton.words(seed.to(tl.int64), step.to(tl.int64), row + first_prompt, rng_triton.STATE, 0)
+    word, _, _, _ = rng_triton.words(seed, step, row + first_prompt, rng_triton.STATE, 0)
     target = rng_triton.uniform(word, scalar) * total
     cumulative = tl.zeros([BLOCK], dtype=scalar)
     drawn = tl.full([BLOCK], -1, dtype=tl.int64)
@@ -197,23 +372,48 @@ def _sample_state(  # type: ignore[no-untyped-def]
     tl.store(out + row, drawn, mask=inside)
 
 
-def _beta_variant(scalar: str, dtype: torch.dtype) -> tuple[object, dict[str, str], dict[str, float], int]:
+_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+_DRAW = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
+
+
+def _beta_variant(scalar: str, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
     pointers = dict.fromkeys(("alpha", "beta", "out"), f"*{scalar}")
-    numbers = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
-    return _sample_beta, pointers | numbers, precision(dtype) | {"BLOCK": BLOCK}, THREADS // 32
+    return _sample_beta, pointers | _DRAW | moment, precision(_DTYPES[scalar]) | {"BLOCK": BLOCK}, THREADS // 32
 
 
-def _state_variant(scalar: str, states: int) -> tuple[object, dict[str, str], dict[str, float], int]:
-    sizes = ("num_prompts", "state_stride", "prompt_stride", "seed", "step", "first_prompt")
-    signature = {"belief": f"*{scalar}", "out": "*i64"} | dict.fromkeys(sizes, "i64")
-    return _sample_state, signature, {"NUM_STATES": states, "BLOCK": BLOCK}, THREADS // 32
+def _score_variant(scalar: str, notes: bool, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
+    types = dict.fromkeys(("alpha", "beta", "scores"), f"*{scalar}") | _DRAW | moment
+    types |= dict.fromkeys(("low_bits", "high_bits", "room"), "i64")
+    constants = precision(_DTYPES[scalar]) | {"BLOCK": BLOCK}
+    noted = {"threshold": f"*{scalar}", "rows": "*i64", "count": "*i64"}
+    if notes:
+        return _score_beta, types | noted, constants, THREADS // 32
+    return _score_beta, types, constants | dict.fromkeys(noted), THREADS // 32
+
+
+def _state_variant(scalar: str, states: int, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
+    signature = {"belief": f"*{scalar}", "out": "*i64"} | dict.fromkeys(("state_stride", "prompt_stride"), "i64")
+    return _sample_state, signature | _DRAW | moment, {"NUM_STATES": states, "BLOCK": BLOCK}, THREADS // 32
+
+
+def _dirichlet_variant(scalar: str, entries: int, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
+    types = dict.fromkeys(("concentration", "out"), f"*{scalar}") | _DRAW | moment
+    constants = precision(_DTYPES[scalar]) | {"ENTRIES": entries} | entry_blocks(entries)
+    return _sample_dirichlet, types, constants, THREADS // 32
 
 
 AHEAD_OF_TIME = [
-    _beta_variant("fp32", torch.float32),
-    _beta_variant("fp64", torch.float64),
+    _beta_variant("fp32"),
+    _beta_variant("fp64"),
+    _beta_variant("fp32", step="*i64"),
+    _score_variant("fp32", notes=False),
+    _score_variant("fp32", notes=True, step="*i64"),
+    _score_variant("fp64", notes=True),
     _state_variant("fp32", 3),
-    _state_variant("fp32", 16),
+    _state_variant("fp32", 16, step="*i64"),
     _state_variant("fp64", 3),
+    _dirichlet_variant("fp32", 3),
+    _dirichlet_variant("fp32", 16, step="*i64"),
+    _dirichlet_variant("fp64", 3),
 ]
 """What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""

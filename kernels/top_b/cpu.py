@@ -11,33 +11,112 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.rng_cpu import tie_key
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 from bayes_prompt.kernels.top_b import check_arguments
 
 _BLOCK = 128
 
 
-def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
+def top_b(
+    scores: Tensor,
+    allowed: Tensor | None,
+    batch: int,
+    seed: int | Tensor,
+    step: int | Tensor,
+    first_prompt: int,
+    shortlist: Shortlist | None = None,
+) -> Tensor:
     """See `reference.top_b`."""
-    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt)
+    _, _, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt, shortlist)
+    numbers = (*rng.known(seed, step), first_prompt)
     value = scores.detach().numpy()
     mask = None if allowed is None else allowed.numpy()
+    rows = None if shortlist is None else _noted(shortlist, mask, batch)
+    if rows is None:
+        rows = _best(value, mask, batch, *numbers)
+        if shortlist is not None:
+            _find_threshold(shortlist, value, mask, rows, batch, numbers)
+    elif shortlist is not None and len(rows) >= shortlist.wanted > 0:
+        shortlist.threshold.fill_(float(_cut(value[rows], shortlist.wanted)))
+    score = value[rows]
+    if len(rows) > batch > 0:  # whoever scores less than the last one is out, whatever the keys
+        inside = ~(score < _cut(score, batch))
+        rows, score = rows[inside], score[inside]
+    missing = np.isnan(score)
+    key = _keys(rows, *numbers)
+    order = np.lexsort((rows, key, -np.where(missing, 0, score), missing))[:batch]
+    picked = torch.full((batch,), -1, dtype=torch.int64)
+    picked[: len(order)] = torch.from_numpy(rows[order])
+    return picked
 
-    def best(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def _noted(shortlist: Shortlist, allowed: np.ndarray | None, batch: int) -> np.ndarray | None:
+    """The noted rows that may be picked, if the best `batch` are sure to be among them."""
+    count = int(shortlist.count)
+    if count > shortlist.rows.numel():
+        return None
+    rows = shortlist.rows.numpy()[:count]
+    rows = rows.copy() if allowed is None else rows[allowed[rows]]
+    return rows if len(rows) >= batch else None
+
+
+def _find_threshold(
+    shortlist: Shortlist,
+    value: np.ndarray,
+    mask: np.ndarray | None,
+    best: np.ndarray,
+    batch: int,
+    numbers: tuple[int, int, int],
+) -> None:
+    """Where the shortlist has `wanted` rows of the next scores, if the best `batch` of these are no guide to less.
+
+    A score that many share, such as that of all prompts never seen, is no threshold: either it is left out, or, where
+    the batch itself ends among those, nothing is worth noting.
+    """
+    cut = _cut(value[best], min(batch, len(best))) if len(best) else np.inf
+    if (value[best] == cut).sum() > 1:
+        shortlist.threshold.fill_(np.inf)
+        return
+    score = value[_best(value, mask, max(batch, shortlist.wanted), *numbers)]
+    if len(score) < shortlist.wanted or not shortlist.wanted:
+        shortlist.threshold.fill_(-np.inf)
+        return
+    cut = _cut(score, shortlist.wanted)
+    above = score[score > cut]
+    shared = (score == cut).sum() > 1 and len(above) >= batch
+    shortlist.threshold.fill_(float(above.min() if shared else cut))
+
+
+def _cut(score: np.ndarray, place: int) -> np.floating:
+    """The score of the place-th best row, counted from 1; NaN ranks last."""
+    return np.partition(np.where(np.isnan(score), -np.inf, score), -place)[-place]
+
+
+def _best(
+    value: np.ndarray, mask: np.ndarray | None, batch: int, seed: int, step: int, first_prompt: int
+) -> np.ndarray:
+    """The rows that may be among the best `batch`, by one pass over all scores."""
+
+    def best(start: int, stop: int) -> np.ndarray:
         part = None if mask is None else mask[start:stop]
         size = min(batch, stop - start)
         score, key, row = np.empty(size, value.dtype), np.empty(size, np.int64), np.empty(size, np.int64)
         count = _collect(value[start:stop], part, seed, step, first_prompt + start, score, key, row)
-        return score[:count], key[:count], row[:count] + start
+        return row[:count] + start
 
     # Every range holds its own `batch` best, so that what remains does not depend on the ranges.
-    score, key, row = map(np.concatenate, zip(*over_rows(len(value), best), strict=True))
-    missing = np.isnan(score)
-    order = np.lexsort((row, key, -np.where(missing, 0, score), missing))[:batch]
-    picked = torch.full((batch,), -1, dtype=torch.int64)
-    picked[: len(order)] = torch.from_numpy(row[order])
-    return picked
+    return np.concatenate(over_rows(len(value), best))
+
+
+@compiled
+def _keys(rows, seed, step, first_prompt):  # type: ignore[no-untyped-def]
+    keys = np.empty(len(rows), np.int64)
+    for n in range(len(rows)):
+        keys[n] = tie_key(seed, step, first_prompt + rows[n])
+    return keys
 
 
 @inlined

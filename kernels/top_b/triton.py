@@ -1,15 +1,19 @@
-"""The exact pick for CUDA and ROCm (and, on CPU tensors, Triton's interpreter): a radix select without host
-synchronisation.
+"""The exact pick for CUDA and ROCm (and, on CPU tensors, Triton's interpreter), without waiting for the device.
 
-Every row has a place in the order given by three unsigned words: rank (of its score, 0 the best), tie key and row
-number. The threshold is the place of the batch-th best row, found digit by digit, eight bits each from the top: a pass
-counts the digits of the rows that share the digits found so far. As soon as whole buckets fill the batch exactly the
-rest of the threshold is all ones, and the remaining passes, always launched, return at once: random scores take two or
-three passes, and keys are computed only among rows whose score ties with the threshold's. One pass then gathers the
-rows that are not beyond the threshold, in any order, and a sort of these few ends it.
+Every row has a place in the order given by three words: rank (of its score, 0 the best), tie key and row number. Where
+a shortlist was kept its rows are offered first, and if they settle the pick nothing else is read. What follows is
+launched all the same, and returns at once: whether it is needed is known on the device alone.
+
+A radix select finds the place of the last wanted row digit by digit, eight bits each from the top: a pass counts the
+digits of the rows that share the digits found so far. As soon as whole buckets fill the batch exactly the rest of the
+threshold is all ones, and the remaining passes return at once: random scores take two or three passes, and keys are
+computed only among rows whose score ties with the threshold's. One pass then gathers the rows that are not beyond the
+threshold, in any order. The few rows that are left are put in order by counting, for each, who comes before it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -18,49 +22,98 @@ from torch import Tensor
 
 from bayes_prompt.kernels import rng_triton
 from bayes_prompt.kernels.launch import warps
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.top_b import check_arguments
 
 COUNT_BLOCK, COUNT_THREADS = 4096, 256
 GATHER_BLOCK, GATHER_THREADS = 1024, 128  # it holds keys, ranks and rows at once
+ORDER_BLOCK, ORDER_THREADS = 32, 128  # of 32 x 32 comparisons at a time
+PROGRAMS = 2048  # that go over all rows: enough to fill a GPU, and few to return at once
+MOST_COMPARED = 1 << 14  # rows; above, sorting beats comparing each with each
 LAST = 2**63 - 1
 RANK, KEY, ROW = 0, 1, 2
+LAST_ = tl.constexpr(LAST)
 
 
-def top_b(scores: Tensor, allowed: Tensor | None, batch: int, seed: int, step: int, first_prompt: int) -> Tensor:
+def top_b(
+    scores: Tensor,
+    allowed: Tensor | None,
+    batch: int,
+    seed: int | Tensor,
+    step: int | Tensor,
+    first_prompt: int,
+    shortlist: Shortlist | None = None,
+) -> Tensor:
     """See `reference.top_b`."""
-    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt)
-    rows = len(scores)
-    found = torch.full((3, batch), LAST, dtype=torch.int64, device=scores.device)
+    seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt, shortlist)
+    rows, device = len(scores), scores.device
     if batch == 0 or rows == 0:
-        return torch.full_like(found[ROW], -1)
+        return torch.full((batch,), -1, dtype=torch.int64, device=device)
+    room = 0 if shortlist is None else shortlist.rows.numel()
+    wanted = batch if shortlist is None else max(batch, shortlist.wanted)
+    found = torch.full((3, room + wanted), LAST, dtype=torch.int64, device=device)
     sizes = (scores.element_size(), 8, (rows.bit_length() + 7) // 8)  # bytes of rank, key and row number
     digits = [(word, 8 * byte) for word, size in enumerate(sizes) for byte in reversed(range(size))]
 
     # One row a pass, and a first one from which pass 0 starts: everything is within the threshold.
-    state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=scores.device)
+    state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=device)
     state[0, RANK] = 2**32 - 1 if sizes[RANK] == 4 else -1
     state[0, KEY] = LAST
     state[0, ROW] = 2 ** (8 * sizes[ROW]) - 1
-    state[0, 3] = batch
-    counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=scores.device)
+    state[0, 3] = wanted
+    counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=device)
     counts[0, 255] = LAST
-    filled = torch.zeros(1, dtype=torch.int64, device=scores.device)
-    common = (scores, scores if allowed is None else allowed.view(torch.uint8), state, counts, rows)
-    numbers = (seed, step, first_prompt)
+    filled = torch.zeros(2, dtype=torch.int64, device=device)  # rows gathered, rows offered
     masked = allowed is not None
+    data = (scores, scores if allowed is None else allowed.view(torch.uint8))
+    numbers = (seed, step, first_prompt)
     with torch.cuda.device_of(scores):
+        if shortlist is not None:
+            launch = {"BLOCK": GATHER_BLOCK, "num_warps": warps(GATHER_THREADS), "MASKED": masked}
+            noted = (shortlist.rows, shortlist.count, found, filled, room, room + wanted)
+            _offer[(triton.cdiv(room, GATHER_BLOCK),)](*data, rows, *numbers, *noted, **launch)
+            settled = (shortlist.count <= room) & (filled[1:] >= batch)
+            state[0, 3:] = torch.where(settled, 0, wanted)
+            found[:, :room] = torch.where(settled, found[:, :room], LAST)
         before = (RANK, 0)
         for number, (word, shift) in enumerate(digits):
-            launch = {"BLOCK": COUNT_BLOCK, "num_warps": warps(COUNT_THREADS)}
-            grid = (triton.cdiv(rows, COUNT_BLOCK),)
-            _count[grid](*common, *numbers, number, *before, shift, WORD=word, MASKED=masked, **launch)
+            launch = {"BLOCK": COUNT_BLOCK, "num_warps": warps(COUNT_THREADS), "MASKED": masked}
+            grid = (min(PROGRAMS, triton.cdiv(rows, COUNT_BLOCK)),)
+            _count[grid](*data, state, counts, rows, *numbers, number, *before, shift, WORD=word, **launch)
             before = (word, shift)
-        launch = {"BLOCK": GATHER_BLOCK, "num_warps": warps(GATHER_THREADS)}
-        grid = (triton.cdiv(rows, GATHER_BLOCK),)
-        _gather[grid](*common, *numbers, len(digits), *before, found, filled, batch, MASKED=masked, **launch)
+        launch = {"BLOCK": GATHER_BLOCK, "num_warps": warps(GATHER_THREADS), "MASKED": masked}
+        grid = (min(PROGRAMS, triton.cdiv(rows, GATHER_BLOCK)),)
+        gathered = (found, filled, room, wanted)
+        _gather[grid](*data, state, counts, rows, *numbers, len(digits), *before, *gathered, **launch)
+        if shortlist is None:
+            return _in_order(found, scores, batch)
+        short = (state[0, 3:] > 0) & (filled[:1] < wanted)  # everyone was looked at, and so few may be picked
+        shortlist.threshold.copy_(torch.where(short, -torch.inf, shortlist.threshold))
+        picked = _in_order(found, scores, batch, shortlist.threshold, shortlist.wanted)
+        # A score that more rows share than there is room for, such as that of all prompts never seen, is left out.
+        above = torch.nextafter(shortlist.threshold, torch.full_like(shortlist.threshold, torch.inf))
+        shortlist.threshold.copy_(torch.where(shortlist.count > room, above, shortlist.threshold))
+        return picked
+
+
+def _in_order(found: Tensor, scores: Tensor, batch: int, threshold: Tensor | None = None, wanted: int = 0) -> Tensor:
+    """The first `batch` rows of `found` (3, n), best first, -1 for none; the wanted-th one's score to `threshold`."""
+    entries = found.shape[1]
+    if entries <= MOST_COMPARED:
+        picked = torch.full((batch,), -1, dtype=torch.int64, device=found.device)
+        launch = {"BLOCK": ORDER_BLOCK, "num_warps": warps(ORDER_THREADS), "KEEP": threshold is not None}
+        kept = scores if threshold is None else threshold
+        grid = (triton.cdiv(entries, ORDER_BLOCK),)
+        _order[grid](found, scores, picked, kept, entries, batch, wanted, **launch)
+        return picked
     for word in (ROW, KEY, RANK):  # stable sorts, the least significant word first
         found = found[:, found[word].argsort(stable=True)]
-    return torch.where(found[ROW] == LAST, -1, found[ROW])
+    if threshold is not None and 0 < wanted <= entries:
+        row = found[ROW, wanted - 1 : wanted]
+        score = scores[torch.where(row == LAST, 0, row)]
+        threshold.copy_(torch.where(row == LAST, threshold, score))
+    row = found[ROW, :batch]
+    return torch.where(row == LAST, -1, row)
 
 
 @triton.jit
@@ -111,12 +164,11 @@ def _threshold(state, counts, number, word, shift):  # type: ignore[no-untyped-d
 
 
 @triton.jit
-def _tally(counts, value, threshold, shift, takes_part):  # type: ignore[no-untyped-def]
-    """Add up the digits at `shift` of the values that have the threshold's digits above it."""
+def _tally(value, threshold, shift, takes_part):  # type: ignore[no-untyped-def]
+    """How often each digit occurs at `shift` of the values that have the threshold's digits above it, (256,) int64."""
     value, threshold, shift = value.to(tl.uint64), threshold.to(tl.uint64), shift.to(tl.uint64)
     takes_part = takes_part & ((((value ^ threshold) >> shift) >> 8) == 0)
-    count = tl.histogram(((value >> shift) & 255).to(tl.int32), 256, mask=takes_part)
-    tl.atomic_add(counts + tl.arange(0, 256).to(tl.int64), count.to(tl.int64), mask=count > 0, sem="relaxed")
+    return tl.histogram(((value >> shift) & 255).to(tl.int32), 256, mask=takes_part).to(tl.int64)
 
 
 @triton.jit(do_not_specialize=["seed", "step", "first_prompt", "number", "word_before", "shift_before", "shift"])
@@ -126,8 +178,8 @@ def _count(  # type: ignore[no-untyped-def]
     state,
     counts,
     num_rows: tl.int64,
-    seed: tl.int64,
-    step: tl.int64,
+    seed,
+    step,
     first_prompt: tl.int64,
     number: tl.int64,
     word_before: tl.int64,
@@ -137,88 +189,178 @@ def _count(  # type: ignore[no-untyped-def]
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    rank_limit, key_limit, row_limit, wanted = _threshold(state, counts, number, word_before, shift_before)
-    number = number.to(tl.int64) + 1
-    if tl.program_id(0) == 0:
-        tl.store(state + number * 4, rank_limit)
-        tl.store(state + (number * 4 + 1), key_limit)
-        tl.store(state + (number * 4 + 2), row_limit)
-        tl.store(state + (number * 4 + 3), wanted)
+    seed, step = rng_triton.moment(seed), rng_triton.moment(step)
+    here = state + number.to(tl.int64) * 4
+    rank_limit, key_limit, row_limit, wanted = tl.load(here), tl.load(here + 1), tl.load(here + 2), tl.load(here + 3)
     if wanted > 0:
-        counts += number * 256
-        row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
-        if WORD == 0:
-            _tally(counts, rank, rank_limit, shift, takes_part)
-        else:
-            takes_part = takes_part & (rank == rank_limit.to(tl.uint64))
-            if tl.max(takes_part.to(tl.int32), axis=0) > 0:
-                key = rng_triton.tie_keys(seed.to(tl.int64), step.to(tl.int64), row + first_prompt)
-                if WORD == 1:
-                    _tally(counts, key, key_limit, shift, takes_part)
-                else:
-                    _tally(counts, row, row_limit, shift, takes_part & (key == key_limit))
+        rank_limit, key_limit, row_limit, wanted = _threshold(state, counts, number, word_before, shift_before)
+    if tl.program_id(0) == 0:
+        tl.store(here + 4, rank_limit)
+        tl.store(here + 5, key_limit)
+        tl.store(here + 6, row_limit)
+        tl.store(here + 7, wanted)
+    if wanted > 0:
+        count = tl.zeros([256], dtype=tl.int64)
+        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, num_rows, tl.num_programs(0).to(tl.int64) * BLOCK):
+            row = start + tl.arange(0, BLOCK).to(tl.int64)
+            rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
+            if WORD == 0:
+                count += _tally(rank, rank_limit, shift, takes_part)
+            else:
+                takes_part = takes_part & (rank == rank_limit.to(tl.uint64))
+                if tl.max(takes_part.to(tl.int32), axis=0) > 0:
+                    key = rng_triton.tie_keys(seed, step, row + first_prompt)
+                    if WORD == 1:
+                        count += _tally(key, key_limit, shift, takes_part)
+                    else:
+                        count += _tally(row, row_limit, shift, takes_part & (key == key_limit))
+        place = counts + (number.to(tl.int64) + 1) * 256 + tl.arange(0, 256)
+        tl.atomic_add(place, count, mask=count > 0, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["seed", "step", "first_prompt", "number", "word_before", "shift_before", "batch"])
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt", "number", "word_before", "shift_before", "wanted"])
 def _gather(  # type: ignore[no-untyped-def]
     scores,
     mask,
     state,
     counts,
     num_rows: tl.int64,
-    seed: tl.int64,
-    step: tl.int64,
+    seed,
+    step,
     first_prompt: tl.int64,
     number: tl.int64,
     word_before: tl.int64,
     shift_before: tl.int64,
     found,
     filled,
-    batch: tl.int64,
+    room: tl.int64,
+    wanted: tl.int64,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    rank_limit, key_limit, row_limit, _ = _threshold(state, counts, number, word_before, shift_before)
-    rank_limit = rank_limit.to(tl.uint64)
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """Rows within the threshold, into `found` from entry `room` on; none where a shortlist has settled the pick."""
+    if tl.load(state + 3) > 0:
+        seed, step = rng_triton.moment(seed), rng_triton.moment(step)
+        rank_limit, key_limit, row_limit, _ = _threshold(state, counts, number, word_before, shift_before)
+        rank_limit = rank_limit.to(tl.uint64)
+        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, num_rows, tl.num_programs(0).to(tl.int64) * BLOCK):
+            row = start + tl.arange(0, BLOCK).to(tl.int64)
+            rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
+            takes_part = takes_part & (rank <= rank_limit)
+            if tl.max(takes_part.to(tl.int32), axis=0) > 0:
+                key = rng_triton.tie_keys(seed, step, row + first_prompt)
+                within = (key < key_limit) | ((key == key_limit) & (row <= row_limit))
+                takes_part = takes_part & ((rank < rank_limit) | within)
+                first = tl.atomic_add(filled, tl.sum(takes_part.to(tl.int64), axis=0), sem="relaxed")
+                place = first + tl.cumsum(takes_part.to(tl.int64), axis=0) - 1
+                takes_part = takes_part & (place < wanted)  # always, unless somebody changes the scores meanwhile
+                _put(found, room + wanted, room + place, scores, rank, key, row, takes_part)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
+def _offer(  # type: ignore[no-untyped-def]
+    scores,
+    mask,
+    num_rows: tl.int64,
+    seed,
+    step,
+    first_prompt: tl.int64,
+    rows,
+    count,
+    found,
+    filled,
+    room: tl.int64,
+    entries: tl.int64,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The noted rows that may be picked, into the first `room` entries of `found`; filled[1] counts them."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    noted = (place < room) & (place < tl.load(count))
+    row = tl.load(rows + place, mask=noted, other=LAST_)
     rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
-    takes_part = takes_part & (rank <= rank_limit)
-    if tl.max(takes_part.to(tl.int32), axis=0) > 0:
-        key = rng_triton.tie_keys(seed.to(tl.int64), step.to(tl.int64), row + first_prompt)
-        within = (key < key_limit) | ((key == key_limit) & (row <= row_limit))
-        takes_part = takes_part & ((rank < rank_limit) | within)
-        one = takes_part.to(tl.int32)
-        first = tl.atomic_add(filled, tl.sum(one, axis=0).to(tl.int64), sem="relaxed")
-        place = first + tl.cumsum(one, axis=0) - 1
-        takes_part = takes_part & (place < batch)  # always, unless somebody changes the scores meanwhile
-        # As a signed number, in the same order.
-        signed = rank.to(tl.int64)
-        if scores.dtype.element_ty == tl.float64:
-            signed = signed ^ -0x8000000000000000
-        tl.store(found + place, signed, mask=takes_part)
-        tl.store(found + batch + place, key, mask=takes_part)
-        tl.store(found + 2 * batch.to(tl.int64) + place, row, mask=takes_part)
+    takes_part = takes_part & noted
+    key = rng_triton.tie_keys(rng_triton.moment(seed), rng_triton.moment(step), row + first_prompt)
+    _put(found, entries, place, scores, rank, key, row, takes_part)
+    tl.atomic_add(filled + 1, tl.sum(takes_part.to(tl.int64), axis=0), sem="relaxed")
 
 
-def _variant(scalar: str, word: int | None, masked: bool) -> tuple[object, dict[str, str], dict[str, int], int]:
-    """The counting kernel for a word, or the gathering one."""
-    pointers = {"scores": f"*{scalar}", "mask": "*u8" if masked else f"*{scalar}", "state": "*i64", "counts": "*i64"}
-    sizes = ["num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before"]
-    if word is None:
-        types = pointers | dict.fromkeys(sizes, "i64") | {"found": "*i64", "filled": "*i64", "batch": "i64"}
-        return _gather, types, {"MASKED": masked, "BLOCK": GATHER_BLOCK}, GATHER_THREADS // 32
-    types = pointers | dict.fromkeys([*sizes, "shift"], "i64")
-    return _count, types, {"WORD": word, "MASKED": masked, "BLOCK": COUNT_BLOCK}, COUNT_THREADS // 32
+@triton.jit
+def _put(found, entries, place, scores, rank, key, row, takes_part):  # type: ignore[no-untyped-def]
+    """Rank (as a signed number in the same order), key and row at `place` of the three rows of `found`."""
+    signed = rank.to(tl.int64)
+    if scores.dtype.element_ty == tl.float64:
+        signed = signed ^ -0x8000000000000000
+    tl.store(found + place, signed, mask=takes_part)
+    tl.store(found + entries + place, key, mask=takes_part)
+    tl.store(found + 2 * entries + place, row, mask=takes_part)
+
+
+@triton.jit(do_not_specialize=["entries", "batch", "wanted"])
+def _order(  # type: ignore[no-untyped-def]
+    found,
+    scores,
+    picked,
+    threshold,
+    entries: tl.int64,
+    batch: tl.int64,
+    wanted: tl.int64,
+    KEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Each of the entries goes where as many come before it as are smaller."""
+    entries = entries.to(tl.int64)
+    mine = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    rank, key, row = _entry(found, entries, mine)
+    place = tl.zeros([BLOCK], dtype=tl.int64)
+    for start in range(0, entries, BLOCK):
+        other_rank, other_key, other_row = _entry(found, entries, start + tl.arange(0, BLOCK).to(tl.int64))
+        tied = other_rank[None, :] == rank[:, None]
+        smaller = (other_key[None, :] < key[:, None]) | (
+            (other_key[None, :] == key[:, None]) & (other_row[None, :] < row[:, None])
+        )
+        before = (other_rank[None, :] < rank[:, None]) | (tied & smaller)
+        place += tl.sum(before.to(tl.int64), axis=1)
+    there = row != LAST_
+    tl.store(picked + place, row, mask=there & (place < batch))
+    if KEEP:
+        last = there & (place == wanted - 1)
+        tl.store(threshold + place * 0, tl.load(scores + row, mask=last, other=0.0), mask=last)
+
+
+@triton.jit
+def _entry(found, entries, place):  # type: ignore[no-untyped-def]
+    inside = place < entries
+    return (
+        tl.load(found + place, mask=inside, other=LAST_),
+        tl.load(found + entries + place, mask=inside, other=LAST_),
+        tl.load(found + 2 * entries + place, mask=inside, other=LAST_),
+    )
+
+
+_INTEGERS = ("num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before", "shift")
+_INTEGERS += ("room", "wanted", "entries", "batch")
+_TENSORS = ("state", "counts", "found", "filled", "rows", "count", "picked")
+
+
+def _variant(
+    kernel: Any, scalar: str, block: int, threads: int, masked: bool | None = None, **constants: Any
+) -> tuple[Any, dict[str, str], dict[str, Any], int]:
+    types = dict.fromkeys(_INTEGERS, "i64") | dict.fromkeys(_TENSORS, "*i64")
+    types |= dict.fromkeys(("scores", "threshold"), f"*{scalar}") | {"mask": "*u8" if masked else f"*{scalar}"}
+    constants |= {"BLOCK": block} | ({} if masked is None else {"MASKED": masked})
+    return kernel, {name: types[name] for name in kernel.arg_names if name in types}, constants, threads // 32
 
 
 AHEAD_OF_TIME = [
-    _variant("fp32", RANK, True),
-    _variant("fp32", KEY, True),
-    _variant("fp32", ROW, True),
-    _variant("fp32", None, True),
-    _variant("fp32", RANK, False),
-    _variant("fp64", RANK, True),
-    _variant("fp64", None, False),
+    _variant(_count, "fp32", COUNT_BLOCK, COUNT_THREADS, True, WORD=RANK),
+    _variant(_count, "fp32", COUNT_BLOCK, COUNT_THREADS, True, WORD=KEY),
+    _variant(_count, "fp32", COUNT_BLOCK, COUNT_THREADS, True, WORD=ROW),
+    _variant(_count, "fp32", COUNT_BLOCK, COUNT_THREADS, False, WORD=RANK),
+    _variant(_count, "fp64", COUNT_BLOCK, COUNT_THREADS, True, WORD=RANK),
+    _variant(_gather, "fp32", GATHER_BLOCK, GATHER_THREADS, True),
+    _variant(_gather, "fp64", GATHER_BLOCK, GATHER_THREADS, False),
+    _variant(_offer, "fp32", GATHER_BLOCK, GATHER_THREADS, True),
+    _variant(_order, "fp32", ORDER_BLOCK, ORDER_THREADS, KEEP=True),
 ]
 """What `kernels.ahead_of_time` compiles: kernel, types of its arguments, constants, warps."""

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "explanation": {"posteriors.base"},
     "selector_state": {"errors", "checkpoint", "posteriors.checks", "in_flight", "metrics"},
     "selector": {
-        *("errors", "checkpoint", "posteriors", "acquisition"),
+        *("errors", "checkpoint", "posteriors", "acquisition", "kernels.shortlist"),
         *("identities", "in_flight", "metrics", "explanation", "selector_state"),
     },
     "recipes": {"errors", "models", "posteriors", "acquisition", "selector"},
@@ -43,15 +43,16 @@ MAY_IMPORT = {
         "recipes",
         "trainers",
     },
-    "cli": {"errors", "history", "selector", "recipes", "trainers", "testbed"},
+    "bench": {"kernels", "posteriors", "models", "acquisition", "selector", "recipes", "testbed.files"},
+    "cli": {"errors", "history", "kernels.backend", "selector", "recipes", "trainers", "testbed", "bench"},
 }
 # The facade: importing names from it is what users do, and what code below it must not do.
-FACADE_FOR = {"trainers", "testbed", "cli"}
+FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
 
 # Packages that take long to import, and the modules (loaded when first used) that may import them at their top.
 HEAVY = {
     "pyro": ("models.*", "recipes"),
-    "triton": ("kernels.*.triton", "kernels.rng_triton"),
+    "triton": ("kernels.*.triton", "kernels.rng_triton", "kernels.shortlist_triton"),
     "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads"),
     "trl": ("trainers.trl", "testbed.*"),
     "transformers": ("trainers.trl", "testbed.*"),

@@ -218,6 +218,37 @@ def test_words_refuse_what_is_out_of_range_or_of_another_type() -> None:
         rng.words(0, 0, prompts.int(), rng.TIE)
 
 
+def test_seeds_and_steps_in_tensors_stay_unread() -> None:
+    seed, step = torch.tensor([5]), torch.tensor([6])
+    checked = rng.check(seed, step, 7)
+    assert checked[0] is seed and checked[1] is step and checked[2] == 7
+    assert rng.known(seed, step) == rng.known(5, step) == (5, 6)
+    prompts = torch.arange(4)
+    assert torch.equal(rng.tie_keys(seed, step, prompts), rng.tie_keys(5, 6, prompts))
+    with pytest.raises(TypeError, match=r"step must be an integer or an int64 tensor, got torch\.int32"):
+        rng.check(0, step.int())
+    with pytest.raises(ValueError, match=r"seed must have shape \(1,\) where it is a tensor, got \(\)"):
+        rng.check(torch.tensor(5), 0)
+    with pytest.raises(ValueError, match=r"step must be in \[0, 2\*\*32\), got 4294967296"):
+        rng.known(0, torch.tensor([2**32]))
+
+
+@triton.jit(do_not_specialize=["seed", "step"])
+def _moment(seed, step, out):
+    tl.store(out, rng_triton.moment(seed))
+    tl.store(out + 1, rng_triton.moment(step))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 3_000_000_000, 2**63 - 1])
+@pytest.mark.parametrize("step", [0, 1, 2**31, 2**32 - 1])
+def test_a_moment_is_a_number_or_in_a_tensor(seed: int, step: int) -> None:
+    in_tensors = torch.tensor([seed], device=DEVICE), torch.tensor([step], device=DEVICE)
+    for moment in ((seed, step), (seed, in_tensors[1]), (in_tensors[0], step), in_tensors):
+        out = torch.full((2,), -1, device=DEVICE)
+        _moment[(1,)](*moment, out)
+        assert out.tolist() == [seed, step]
+
+
 def test_numpy_integers_are_integers() -> None:
     prompts = torch.arange(5)
     assert torch.equal(rng.tie_keys(np.int64(3), np.uint32(4), prompts), rng.tie_keys(3, 4, prompts))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bayes_prompt.kernels import backend, rng, rng_triton
+from bayes_prompt.kernels.shortlist import Shortlist, note
 from bayes_prompt.kernels.top_b import cpu as top_b_cpu
 from bayes_prompt.kernels.top_b import triton as top_b_triton
 
@@ -238,3 +239,63 @@ def test_bad_arguments(name: str) -> None:
         module.top_b(scores, scores, 1, 0, 0, 0)
     with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(3,\)"):
         module.top_b(scores, torch.ones(3, dtype=torch.bool), 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["distinct", "few levels", "all equal", "all NaN", "special", "rested"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_shortlist_never_changes_the_pick(name: str, kind: str, dtype: torch.dtype) -> None:
+    """Whatever its threshold: carried over from step to step, of other scores, or none at all."""
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    g = torch.Generator().manual_seed(2)
+    kernel, batch, rows = backend.load("top_b", name), 7, 600
+    kept = Shortlist.empty(batch, torch.empty(0, dtype=dtype, device=device))
+    settled = 0
+    for step in range(8):
+        if kind == "rested":  # some rows stand out, all others share a score
+            scores = torch.full((rows,), 0.25, dtype=dtype)
+            scores[torch.randperm(rows, generator=g)[:40]] += torch.rand(40, generator=g, dtype=dtype)
+        else:
+            scores = pool(kind, rows, dtype, step)
+        allowed = torch.rand(rows, generator=g) < 0.9 if step % 2 else None
+        if step == 6:
+            kept.threshold.fill_(torch.nan)
+        note(kept, scores.to(device))
+        listed = kept.rows[: int(kept.count)].cpu()
+        enough = int(kept.count) <= len(kept.rows) and (allowed is None or int(allowed[listed].sum()) >= batch)
+        settled += enough and int(kept.count) >= batch
+        mask = None if allowed is None else allowed.to(device)
+        picked = kernel.top_b(scores.to(device), mask, batch, SEED, STEP, FIRST, kept)
+        assert picked.tolist() == by_definition(scores, allowed, batch)
+    if kind in ("distinct", "rested"):
+        assert settled >= 4, "the shortlist was of no use"
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_threshold_moves_to_the_wanted_number_of_rows(name: str) -> None:
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    scores = pool("distinct", 500, torch.float32).to(device)
+    kept, kernel = Shortlist.empty(10, scores), backend.load("top_b", name)
+    for _ in range(2):  # first by going over all scores, then from the rows it noted
+        kernel.top_b(scores, None, 10, SEED, STEP, FIRST, kept)
+        assert float(kept.threshold) == float(scores.sort(descending=True).values[kept.wanted - 1])
+        note(kept, scores)
+    few = torch.zeros(500, dtype=torch.bool, device=device)
+    few[:20] = True
+    kernel.top_b(scores, few, 20, SEED, STEP, FIRST, kept)
+    assert float(kept.threshold) == -INF
+
+
+def test_large_batches_are_sorted_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond so many rows each is no longer compared with each."""
+    scores = pool("few levels", 300, torch.float32)
+    picks = []
+    for most in (1 << 14, 0):
+        monkeypatch.setattr(top_b_triton, "MOST_COMPARED", most)
+        kept = Shortlist.empty(20, scores)
+        for _ in range(2):
+            picks.append(backend.load("top_b", "triton").top_b(scores, None, 20, SEED, STEP, FIRST, kept).tolist())
+            note(kept, scores)
+        picks.append(kept.threshold.tolist())
+    assert picks[:3] == picks[3:]
+    assert picks[0] == by_definition(scores, None, 20)

@@ -1,0 +1,25 @@
+"""A draw from every prompt's Beta belief, and the 256 nearest to 0.5.
+
+make bench
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bayes_prompt.bench.workloads import SETTINGS
+
+OPERATION = "thompson"
+
+
+def test_it_agrees_with_the_reference(verdict: Callable[[str, str], Any], implementation: str) -> None:
+    found = verdict(OPERATION, implementation)
+    assert found.passed, found.detail
+
+
+@pytest.mark.parametrize("setting", SETTINGS[OPERATION])
+def test_thompson(time_case: Callable[..., None], setting: str, prompts: int, implementation: str) -> None:
+    time_case(OPERATION, setting, prompts, implementation)

@@ -1,0 +1,155 @@
+"""A selector that lives on a device: the same picks as on the host, and nobody waits for the device.
+
+Without a GPU the same code runs on CPU tensors, told that they must not be waited for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import bayes_prompt as bp
+from bayes_prompt.models import checks as model_checks
+from bayes_prompt.posteriors import checks, progress
+
+N, B, G = 60, 8, 4
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal", "_unique2", "unique_dim")
+
+
+class NothingWaits(TorchDispatchMode):
+    """Fails at an operation whose result, or its shape, the host has to wait for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        assert name not in WAITS, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def nobody_waits() -> Iterator[None]:
+    with NothingWaits():
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.set_sync_debug_mode("default")
+
+
+def make(method: str, backend: str, **options: Any) -> bp.PromptSelector:
+    """A selector on the device."""
+    settings: dict[str, Any] = dict(num_prompts=N, batch_size=B, seed=5, device=DEVICE, backend=backend, **options)
+    selector = getattr(bp.recipes, method)(**settings)
+    selector.posterior.on_device = True
+    selector.posterior.defers_checks = lambda index: isinstance(index, Tensor)
+    return selector
+
+
+def on_the_host(method: str, backend: str, **options: Any) -> bp.PromptSelector:
+    return getattr(bp.recipes, method)(num_prompts=N, batch_size=B, seed=5, backend=backend, **options)
+
+
+def rewards_of(index: Tensor, step: int) -> Tensor:
+    g = torch.Generator().manual_seed(step)
+    rates = torch.linspace(0, 1, N)[index.cpu()]
+    return (torch.rand(len(index), G, generator=g) < rates[:, None]).float()
+
+
+@pytest.mark.parametrize("allow_in_flight", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("method", ["dps", "mopps", "uniform", "history_resampling"])
+def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight: bool) -> None:
+    """Asynchronous rollouts: groups come back late, twice, unasked, and sometimes never."""
+    here, there = on_the_host(method, backend), make(method, backend)
+    for selector in (here, there):
+        selector.allow_in_flight = allow_in_flight
+    waiting: list[Tensor] = []
+    for step in range(12):
+        picks = here.select(), there.select()
+        assert picks[0].tolist() == picks[1].tolist()
+        waiting.append(picks[0])
+        if step % 3 == 0:
+            back = torch.cat([waiting.pop(0), torch.tensor([step, step])])
+            rewards = rewards_of(back, step)
+            here.observe(back, rewards)
+            there.observe(back.to(DEVICE), rewards.to(DEVICE))
+        if step == 7:
+            lost = waiting.pop(0)
+            lost = lost[torch.isin(lost, here.in_flight)]
+            here.release(lost)
+            there.release(lost.to(DEVICE))
+        if len(waiting) > 4:
+            late = waiting.pop(0)
+            here.update(late, rewards_of(late, step))
+            there.update(late.to(DEVICE), rewards_of(late, step).to(DEVICE))
+        else:
+            here.advance()
+            there.advance()
+        if step % 5 == 4:  # now and then the host asks
+            assert here.metrics() == pytest.approx(there.metrics(), rel=1e-6)
+            assert here.outings.tolist() == there.outings.tolist()
+            assert torch.equal(here._in_flight.available, there._in_flight.available.cpu())
+    assert here.selections == there.selections
+    twin = copy.deepcopy(there)
+    assert twin.select().tolist() == here.select().tolist()
+
+
+@pytest.mark.parametrize("method", ["dps", "mopps"])
+def test_nothing_in_the_training_loop_waits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":  # what reads CPU tensors alone to check them
+        monkeypatch.setattr(model_checks, "counts", lambda successes, trials: (successes, trials))
+        monkeypatch.setattr(checks, "group_sizes", lambda name, trials, size: trials)
+        monkeypatch.setattr(progress, "check_table", lambda *arguments: None)
+    selector = make(method, "triton")
+    given = [rewards_of(torch.arange(B), step).to(DEVICE) for step in range(6)]
+    selector.update(selector.select(), given[0])  # what is done once may wait: tables are moved to the device
+    selector.select()
+    for rewards in given:
+        with nobody_waits():
+            index = selector.select()
+            selector.observe(index, rewards)
+            selector.advance()
+    assert selector.metrics()["groups"] == B * 7
+
+
+def test_a_pool_that_may_run_short_is_looked_at() -> None:
+    """54 of 60 may be out, so that whether 8 are left is not known before the device is asked."""
+    selector = make("dps", "cpu")
+    picks = [selector.select() for _ in range(6)]
+    assert len(set(torch.cat(picks).tolist())) == 6 * B
+    selector.observe(picks[0], rewards_of(picks[0], 0).to(DEVICE))
+    assert len(selector.select()) == B
+    with pytest.raises(bp.PromptShortage):
+        for _ in range(3):
+            selector.select()
+
+
+def test_bad_input_is_told_when_the_host_asks() -> None:
+    selector = make("dps", "cpu")
+    index = selector.select()
+    rewards = rewards_of(index, 0)
+    selector.observe(torch.tensor([1, N], device=DEVICE), rewards[:2].to(DEVICE))
+    with pytest.raises(IndexError, match=rf"index\[1\] = {N} of an earlier call"):
+        selector.metrics()
+    assert selector.outings[:, 1].tolist() == index.tolist()  # nobody has landed
+    selector.observe(index, torch.full((B, G), torch.nan, device=DEVICE))
+    with pytest.raises(ValueError, match=r"rewards\[0\] of an earlier call"):
+        selector.metrics()
+
+    class Broken(bp.acquisition.Uniform):
+        def scores(self, posterior: bp.Posterior, seed: int, step: int) -> Tensor:
+            return torch.full((N,), torch.nan, device=DEVICE)
+
+    selector.acquisition = Broken()
+    selector.select()
+    with pytest.raises(ValueError, match="gave the score NaN"):
+        selector.metrics()
