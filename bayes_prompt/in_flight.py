@@ -88,7 +88,9 @@ class InFlight:
             outings = self._outings.get(prompt)
             if not outings:
                 continue
-            self._redraw.pop((*outings.pop(0), prompt), None)
+            oldest = outings.pop(0)
+            if self._redraw:
+                self._redraw.pop((*oldest, prompt), None)
             if not outings:
                 del self._outings[prompt]
                 back.append(prompt)

@@ -54,13 +54,14 @@ class BatchRecord:
         if not counts.index.numel():
             return torch.zeros(len(fields(BatchRecord)), dtype=torch.float64, device=posterior.device)
         rows, trials = counts.index.clamp(max=posterior.num_prompts - 1), counts.trials
+        informative, rate = posterior.expected(trials, rows)
         figures = (
             torch.ones_like(trials),
             trials,
             (counts.successes > 0) & (counts.successes < trials),
             counts.successes,
-            posterior.informative_probability(trials, rows),
-            posterior.success_rate(rows).double() * trials,
+            informative,
+            rate.double() * trials,
         )
         return torch.where(counts.leader, torch.stack([figure.double() for figure in figures]), 0.0).sum(1)
 
@@ -74,7 +75,7 @@ class Metrics:
 
     def close(self, record: Tensor) -> None:
         """End a step with its record (6,). One without observations leaves the figures of the last batch standing."""
-        self._record = torch.where(record[0] > 0, record, self._record.to(record.device))
+        self._record = torch.where(record[:1] > 0, record, self._record.to(record.device))
         self._totals = self._totals.to(record.device) + record[:2]
 
     @property

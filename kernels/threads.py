@@ -51,13 +51,15 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(function, forceinline=True, error_model="numpy")
 
 
-def over_rows(rows: int, task: Callable[[int, int], Result], pieces_a_thread: int = 1) -> list[Result]:
+def over_rows(
+    rows: int, task: Callable[[int, int], Result], pieces_a_thread: int = 1, min_rows: int = MIN_ROWS
+) -> list[Result]:
     """Call task(start, stop) on consecutive ranges that make up range(rows), in `torch.get_num_threads()` threads.
 
     Returns the results in the order of the ranges; more pieces than one a thread even out rows of unequal cost. `task`
-    must not depend on how the rows are split.
+    must not depend on how the rows are split. A thread is not woken for fewer than `min_rows`.
     """
-    threads = min(torch.get_num_threads(), max(1, rows // MIN_ROWS))
+    threads = min(torch.get_num_threads(), max(1, rows // min_rows))
     if threads == 1:
         return [task(0, rows)]
     pieces = threads * pieces_a_thread

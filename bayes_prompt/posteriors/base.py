@@ -76,6 +76,7 @@ class Posterior(ABC):
         self.step = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told_group_size = 0
+        self._counted: tuple[list[tuple[Tensor, Tensor, Tensor]], Counts] = ([], self._counts([]))
         self._counters: dict[str, Tensor] = {
             "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
             "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
@@ -114,10 +115,10 @@ class Posterior(ABC):
             entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
         else:
             entries = checks.counts(index, successes, trials, self.num_prompts)
-        kept = tuple(entry.to(self.device).clone() for entry in entries)
-        if kept[0].numel():
-            self._pending.append(kept)
-        return kept[0]
+        rows, successes_, trials_ = (entry.to(self.device).clone() for entry in entries)
+        if rows.numel():
+            self._pending.append((rows, successes_, trials_))
+        return rows
 
     def advance(self, elapsed: float = 1.0) -> None:
         """Let one step of time pass for all N prompts, with the counts observed since the last one.
@@ -354,7 +355,15 @@ class Posterior(ABC):
 
     def counts(self) -> Counts:
         """What the next `advance` will learn from, as kernels take it: nothing waits for the device."""
-        return self._counts(self._pending)
+        kept, counts = self._counted
+        if len(kept) != len(self._pending) or any(a is not b for a, b in zip(kept, self._pending, strict=True)):
+            counts = self._counts(self._pending)
+            self._counted = list(self._pending), counts
+        return counts
+
+    def expected(self, trials: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Informative probability and success rate of the coming `trials` (M,) of rows (M,), each (M,)."""
+        return self.informative_probability(trials, index), self.success_rate(index)
 
     @staticmethod
     def _known_group_size(size: Tensor) -> Tensor:

@@ -128,6 +128,15 @@ class ProgressPosterior(Posterior):
             self._standing.answered = True
         return self._standing.scoring.scores, self._standing.scoring.shortlist
 
+    def expected(self, trials: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Informative probability and success rate of the coming `trials` (M,) of rows (M,), each (M,)."""
+        belief = self._rows(index)
+        if not self.on_device and bool((trials == trials[:1]).all()):
+            informative = self._average(self._mixed(int(trials[0])), belief)
+        else:
+            informative = (self._informative_each(trials) * belief).sum(0)
+        return informative, self._average(self._mean_rate, belief)
+
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
         """E[p (1 - p)], (N,), or (B,) for the rows `index`."""
         return self._worth(self._reward_variance, index)

@@ -8,6 +8,7 @@ coming belief. Inner loops run over rows and vectorise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from bayes_prompt.kernels.progress_filter import (
     check_state,
     check_step,
 )
+from bayes_prompt.kernels.progress_filter.cpu_three import advance_three
 from bayes_prompt.kernels.shortlist_cpu import note_block, note_ranges
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 
@@ -58,8 +60,11 @@ def advance(
     scales = (scalar(before if learns else 0), scalar(after if learns else 0), scalar(factor), 1.0 / after)
     tiny = torch.finfo(posterior.dtype).tiny
 
+    three = learns and posterior.shape[0] == 3 and prior.ndim == 2
+    kernel = partial(advance_three, *state, _condition) if three else partial(_advance_rows, *state)
+
     def rows(start: int, stop: int) -> tuple[np.ndarray, int]:
-        return out.noted(lambda *where: _advance_rows(*state, *observed, *scales, tiny, *where, start, stop))
+        return out.noted(lambda *where: kernel(*observed, *scales, tiny, *where, start, stop))
 
     out.finish(_over(posterior, rows))
 

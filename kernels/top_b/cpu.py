@@ -18,6 +18,7 @@ from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 from bayes_prompt.kernels.top_b import check_arguments
 
 _BLOCK = 128
+_MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
 
 
 def top_b(
@@ -36,9 +37,12 @@ def top_b(
     mask = None if allowed is None else allowed.numpy()
     rows = None if shortlist is None else _noted(shortlist, mask, batch)
     if rows is None:
-        rows = _best(value, mask, batch, *numbers)
+        # Where the last batch ended among many that tie, this one is likely to, and more than it are of no use.
+        search = shortlist is not None and not bool(torch.isposinf(shortlist.threshold))
+        wanted = max(batch, shortlist.wanted) if search and shortlist is not None else batch
+        rows = _best(value, mask, wanted, *numbers)
         if shortlist is not None:
-            _find_threshold(shortlist, value, mask, rows, batch, numbers)
+            shortlist.threshold.fill_(_threshold(value[rows], batch, wanted))
     elif shortlist is not None and len(rows) >= shortlist.wanted > 0:
         shortlist.threshold.fill_(float(_cut(value[rows], shortlist.wanted)))
     score = value[rows]
@@ -63,31 +67,19 @@ def _noted(shortlist: Shortlist, allowed: np.ndarray | None, batch: int) -> np.n
     return rows if len(rows) >= batch else None
 
 
-def _find_threshold(
-    shortlist: Shortlist,
-    value: np.ndarray,
-    mask: np.ndarray | None,
-    best: np.ndarray,
-    batch: int,
-    numbers: tuple[int, int, int],
-) -> None:
-    """Where the shortlist has `wanted` rows of the next scores, if the best `batch` of these are no guide to less.
+def _threshold(score: np.ndarray, batch: int, wanted: int) -> float:
+    """Where a shortlist notes `wanted` rows of the next scores, if these, the best, are any guide.
 
     A score that many share, such as that of all prompts never seen, is no threshold: either it is left out, or, where
     the batch itself ends among those, nothing is worth noting.
     """
-    cut = _cut(value[best], min(batch, len(best))) if len(best) else np.inf
-    if (value[best] == cut).sum() > 1:
-        shortlist.threshold.fill_(np.inf)
-        return
-    score = value[_best(value, mask, max(batch, shortlist.wanted), *numbers)]
-    if len(score) < shortlist.wanted or not shortlist.wanted:
-        shortlist.threshold.fill_(-np.inf)
-        return
-    cut = _cut(score, shortlist.wanted)
+    if len(score) < wanted or not wanted:
+        return -np.inf
+    cut = _cut(score, wanted)
     above = score[score > cut]
-    shared = (score == cut).sum() > 1 and len(above) >= batch
-    shortlist.threshold.fill_(float(above.min() if shared else cut))
+    if (score == cut).sum() == 1:
+        return float(cut)
+    return float(above.min()) if len(above) >= batch else np.inf
 
 
 def _cut(score: np.ndarray, place: int) -> np.floating:
@@ -108,7 +100,7 @@ def _best(
         return row[:count] + start
 
     # Every range holds its own `batch` best, so that what remains does not depend on the ranges.
-    return np.concatenate(over_rows(len(value), best))
+    return np.concatenate(over_rows(len(value), best, min_rows=_MIN_ROWS))
 
 
 @compiled
@@ -139,25 +131,33 @@ def _collect(scores, allowed, seed, step, first_prompt, heap_score, heap_key, he
     if capacity == 0:
         return count
     for start in range(0, len(scores), _BLOCK):
-        stop = min(start + _BLOCK, len(scores))
-        worst, hits = heap_score[0], stop - start
+        # Slices, for the compiler makes no vector instructions of a loop over part of an array.
+        block = scores[start : start + _BLOCK]
+        size = len(block)
+        worst, hits = heap_score[0], size
         if count == capacity:
             hits = 0
-            for row in range(start, stop):  # no branch, so that it becomes vector instructions; NaN counts as a hit
-                hits += not scores[row] < worst
+            for r in range(size):  # no branch either; NaN counts as a hit
+                hits += not block[r] < worst
             if hits == 0:
                 continue
         ahead = hits > _BLOCK // 8  # many keys are cheaper together, again as vector instructions
         if ahead:
-            for row in range(start, stop):
-                keys[row - start] = tie_key(seed, step, first_prompt + row)
-        for row in range(start, stop):
-            score = scores[row]
+            for r in range(size):
+                keys[r] = tie_key(seed, step, first_prompt + start + r)
+            if count == capacity:  # among many that tie, few have a key that gets them in
+                worst_key, hits = heap_key[0], 0
+                for r in range(size):
+                    hits += (not block[r] <= worst) | ((block[r] == worst) & (keys[r] <= worst_key))
+                if hits == 0:
+                    continue
+        for r in range(size):
+            row, score = start + r, block[r]
             if count == capacity and score < heap_score[0]:
                 continue
             if allowed is not None and not allowed[row]:
                 continue
-            key = keys[row - start] if ahead else tie_key(seed, step, first_prompt + row)
+            key = keys[r] if ahead else tie_key(seed, step, first_prompt + row)
             if count < capacity:
                 hole = _rise(score, key, row, heap_score, heap_key, heap_row, count)
                 count += 1

@@ -1,0 +1,121 @@
+"""The pass of `cpu.py` for three states that learn under a shared prior, which is what DPS is.
+
+A block of rows is copied to a buffer whose rows lie at fixed distances. There the compiler knows that nothing overlaps,
+and makes of all that has to be done with a row one loop of vector instructions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
+from bayes_prompt.kernels.shortlist_cpu import note_block
+from bayes_prompt.kernels.threads import compiled, inlined
+
+_B = 1024  # rows of a block: long enough to be fetched ahead, and its 13 numbers a row stay in the second-level cache
+_P, _S = 9 * _B, 12 * _B  # where the buffer has the posterior (3, _B) and the scores (_B,), after learned (9, _B)
+
+
+@compiled
+def advance_three(  # type: ignore[no-untyped-def]
+    D, p, prior, condition, index, L, evidence, status, before, after, factor, gain, tiny,
+    utility, scores, threshold, noted, first, last
+):  # fmt: skip
+    """Rows [first, last) make a step, by the arguments of `cpu._advance_rows`; `condition` is `cpu._condition`."""
+    buffer = np.empty(13 * _B, p.dtype)
+    xi, q, rows = np.empty((_B, 3, 3)), np.empty((_B, 3)), np.empty(_B, np.int64)
+    entry, count = np.searchsorted(index, first), 0
+    for start in range(first, last, _B):
+        stop = min(start + _B, last)
+        observed = 0
+        while entry < len(index) and index[entry] < stop:
+            n = index[entry]
+            if observed == 0 or rows[observed - 1] != n:
+                condition(D, p, prior, L, before, entry, n, q[observed], xi[observed], tiny, evidence, status)
+                rows[observed] = n
+                observed += 1
+            entry += 1
+        for k in range(12):
+            source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
+            _copy(source, buffer[k * _B : k * _B + stop - start])
+        _predict(buffer, prior, before, stop - start)
+        if factor != 1:
+            _shrink(buffer, factor, tiny / SMALLEST_SCALE)
+        for o in range(observed):
+            for k in range(9):
+                place = k * _B + rows[o] - start
+                buffer[place] += xi[o, k // 3, k % 3] * gain
+                D[k // 3, k % 3, rows[o]] = buffer[place]
+            for k in range(3):
+                buffer[_P + k * _B + rows[o] - start] = q[o, k]
+        for k in range(12):
+            target = buffer[k * _B : k * _B + stop - start]
+            if k >= 9:
+                _copy(target, p[k - 9, start:stop])
+            elif factor != 1:
+                _copy(target, D[k // 3, k % 3, start:stop])
+        if len(scores) > 0:
+            _score(buffer, prior, after, utility, stop - start)
+            _copy(buffer[_S : _S + stop - start], scores[start:stop])
+            if len(noted) > 0:
+                count = note_block(scores[start:stop], start, threshold, noted, count)
+    return count
+
+
+@inlined
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    for r in range(len(source)):
+        target[r] = source[r]
+
+
+@compiled
+def _predict(w, prior, s, size):  # type: ignore[no-untyped-def]
+    """The posterior in the buffer becomes the belief that follows from it, or minus itself in rows without a step."""
+    a0, a1, a2 = prior[0, 0, 0], prior[0, 1, 0], prior[0, 2, 0]
+    b0, b1, b2 = prior[1, 0, 0], prior[1, 1, 0], prior[1, 2, 0]
+    c0, c1, c2 = prior[2, 0, 0], prior[2, 1, 0], prior[2, 2, 0]
+    a, b, c = a0 + a1 + a2, b0 + b1 + b2, c0 + c1 + c2
+    one = w.dtype.type(1)
+    for r in range(size):
+        d0, d1, d2 = w[r], w[_B + r], w[2 * _B + r]
+        e0, e1, e2 = w[3 * _B + r], w[4 * _B + r], w[5 * _B + r]
+        f0, f1, f2 = w[6 * _B + r], w[7 * _B + r], w[8 * _B + r]
+        p0, p1, p2 = w[_P + r], w[_P + _B + r], w[_P + 2 * _B + r]
+        d = p0 / (a + s * (d0 + d1 + d2))
+        e = p1 / (b + s * (e0 + e1 + e2))
+        f = p2 / (c + s * (f0 + f1 + f2))
+        q0 = d * (a0 + s * d0) + e * (b0 + s * e0) + f * (c0 + s * f0)
+        q1 = d * (a1 + s * d1) + e * (b1 + s * e1) + f * (c1 + s * f1)
+        q2 = d * (a2 + s * d2) + e * (b2 + s * e2) + f * (c2 + s * f2)
+        total = q0 + q1 + q2
+        rest = one / total  # rounding would let a belief's sum wander over thousands of steps: it is divided out
+        w[_P + r] = q0 * rest if total >= 0 else -p0
+        w[_P + _B + r] = q1 * rest if total >= 0 else -p1
+        w[_P + 2 * _B + r] = q2 * rest if total >= 0 else -p2
+
+
+@compiled
+def _score(w, prior, s, utility, size):  # type: ignore[no-untyped-def]
+    """What the belief that follows from the posterior in the buffer is worth."""
+    u0, u1, u2 = utility[0], utility[1], utility[2]
+    a = prior[0, 0, 0] + prior[0, 1, 0] + prior[0, 2, 0]
+    b = prior[1, 0, 0] + prior[1, 1, 0] + prior[1, 2, 0]
+    c = prior[2, 0, 0] + prior[2, 1, 0] + prior[2, 2, 0]
+    v0 = prior[0, 0, 0] * u0 + prior[0, 1, 0] * u1 + prior[0, 2, 0] * u2
+    v1 = prior[1, 0, 0] * u0 + prior[1, 1, 0] * u1 + prior[1, 2, 0] * u2
+    v2 = prior[2, 0, 0] * u0 + prior[2, 1, 0] * u1 + prior[2, 2, 0] * u2
+    for r in range(size):
+        d0, d1, d2 = w[r], w[_B + r], w[2 * _B + r]
+        e0, e1, e2 = w[3 * _B + r], w[4 * _B + r], w[5 * _B + r]
+        f0, f1, f2 = w[6 * _B + r], w[7 * _B + r], w[8 * _B + r]
+        d = w[_P + r] * (v0 + s * (d0 * u0 + d1 * u1 + d2 * u2)) / (a + s * (d0 + d1 + d2))
+        e = w[_P + _B + r] * (v1 + s * (e0 * u0 + e1 * u1 + e2 * u2)) / (b + s * (e0 + e1 + e2))
+        f = w[_P + 2 * _B + r] * (v2 + s * (f0 * u0 + f1 * u1 + f2 * u2)) / (c + s * (f0 + f1 + f2))
+        w[_S + r] = d + e + f
+
+
+@compiled
+def _shrink(w, factor, least):  # type: ignore[no-untyped-def]
+    for r in range(_P):
+        rest = factor * w[r]
+        w[r] = rest if rest >= least else 0
