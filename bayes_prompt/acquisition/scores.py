@@ -22,7 +22,7 @@ class Acquisition(ABC):
         """Scores (N,), higher is better. Random ones are functions of (seed, step, prompt)."""
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """The same scores (N,) for a pick of `batch` prompts, and the shortlist of the best where the posterior keeps one.
+        """The same scores (N,) for a pick of `batch` prompts, and the shortlist of the best if the posterior keeps one.
 
         The scores may be overwritten by the next call and by the next step of the posterior.
         """

@@ -56,6 +56,8 @@ class Posterior(ABC):
     Tensors that the properties return are views of the live state: clone what must outlast the next `advance`.
     """
 
+    DTYPES: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+
     def __init__(
         self,
         num_prompts: int,
@@ -65,12 +67,13 @@ class Posterior(ABC):
         backend: str = "auto",
         first_prompt: int = 0,
     ) -> None:
-        if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"dtype must be torch.float32 or torch.float64; got {dtype}")
+        if dtype not in self.DTYPES:
+            raise TypeError(f"dtype must be {' or '.join(map(str, self.DTYPES))}; got {dtype}")
         self.num_prompts = checks.integer("num_prompts", num_prompts, 1)
         self.first_prompt = checks.integer("first_prompt", first_prompt, 0, rng.PROMPT_LIMIT - self.num_prompts)
         self.device = checks.usable_device("device", device)
-        self.dtype = dtype
+        self.stored_dtype = dtype
+        self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype  # of what is asked about the belief
         self.on_device = self.device.type != "cpu"  # which is then not waited for where that can be helped
         self.backend = backends.resolve(backend, self.device)
         self.step = 0

@@ -13,15 +13,18 @@ What is stored are K * K + K numbers a prompt, of which a step reads all and wri
   multiplied into `learned`, once in dozens of steps.
 - `posterior`: P(state at the last step). The belief about the coming one follows from it and the concentrations. A row
   that has not made a step yet holds its initial belief with a minus sign, for there the belief is that itself.
+
+Both may be stored in bfloat16, for pools that would be too large otherwise. All else is float32 then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from bayes_prompt.kernels.arguments import check_layout
+from bayes_prompt.kernels.arguments import FLOATS, check_layout
 from bayes_prompt.kernels.shortlist import Shortlist, check_shortlist
 
 UNEXPECTED = 1
@@ -54,19 +57,28 @@ def check_state(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior:
     """
     if posterior.ndim != 2:
         raise ValueError(f"posterior must have shape (states, prompts), got {tuple(posterior.shape)}")
+    if posterior.dtype not in (*FLOATS, torch.bfloat16):
+        raise TypeError(f"posterior must be float32, float64 or bfloat16, got {posterior.dtype}")
     states, prompts = posterior.shape
-    check_layout("posterior", posterior, (states, prompts), posterior)
+    stored = str(posterior.dtype).removeprefix("torch.")
+    check_layout("posterior", posterior, (states, prompts), posterior, stored)
     if learned is not None:
-        check_layout("learned", learned, (states, states, prompts), posterior)
+        check_layout("learned", learned, (states, states, prompts), posterior, stored)
     check_layout("scale", scale, (1,), posterior, "float64")
-    check_layout("prior", prior, (states, states, *((prompts,) if prior.ndim == 3 else ())), posterior)
+    own = (prompts,) if prior.ndim == 3 else ()
+    check_layout("prior", prior, (states, states, *own), posterior, computed(posterior))
+
+
+def computed(posterior: Tensor) -> str:
+    """The type of everything but what is stored, by name: a state in bfloat16 is computed with in float32."""
+    return "float64" if posterior.dtype == torch.float64 else "float32"
 
 
 def check_scoring(scoring: Scoring, posterior: Tensor) -> None:
     """Raises TypeError or ValueError unless `scoring` fits the posterior (K, N)."""
     states, prompts = posterior.shape
-    check_layout("scoring.utility", scoring.utility, (states,), posterior)
-    check_layout("scoring.scores", scoring.scores, (prompts,), posterior)
+    check_layout("scoring.utility", scoring.utility, (states,), posterior, computed(posterior))
+    check_layout("scoring.scores", scoring.scores, (prompts,), posterior, computed(posterior))
     if scoring.shortlist is not None:
         check_shortlist(scoring.shortlist, scoring.scores)
 
@@ -83,7 +95,7 @@ def check_step(
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
     observations = likelihood.shape[0]
-    check_layout("likelihood", likelihood, (observations, posterior.shape[0]), posterior)
+    check_layout("likelihood", likelihood, (observations, posterior.shape[0]), posterior, computed(posterior))
     check_layout("index", index, (observations,), posterior, "int64")
-    check_layout("evidence", evidence, (observations,), posterior)
+    check_layout("evidence", evidence, (observations,), posterior, computed(posterior))
     check_layout("status", status, (observations,), posterior, "int32")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
+from bayes_prompt.kernels.progress_filter.cpu_rows import condition
 from bayes_prompt.kernels.shortlist_cpu import note_block
 from bayes_prompt.kernels.threads import compiled, inlined
 
@@ -18,10 +19,10 @@ _P, _S = 9 * _B, 12 * _B  # where the buffer has the posterior (3, _B) and the s
 
 @compiled
 def advance_three(  # type: ignore[no-untyped-def]
-    D, p, prior, condition, index, L, evidence, status, before, after, factor, gain, tiny,
+    D, p, prior, index, L, evidence, status, before, after, factor, gain, tiny,
     utility, scores, threshold, noted, first, last
 ):  # fmt: skip
-    """Rows [first, last) make a step, by the arguments of `cpu._advance_rows`; `condition` is `cpu._condition`."""
+    """`cpu_rows.advance_rows` for K = 3."""
     buffer = np.empty(13 * _B, p.dtype)
     xi, q, rows = np.empty((_B, 3, 3)), np.empty((_B, 3)), np.empty(_B, np.int64)
     entry, count = np.searchsorted(index, first), 0

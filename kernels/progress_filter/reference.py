@@ -45,15 +45,15 @@ def advance(
     status: (M,) int32 out: UNEXPECTED if the evidence vanishes, plus IMPOSSIBLE if the expected transition does.
     scoring: what to work out about the belief after the step.
 
-    Float tensors are all float32 or all float64; arithmetic is float64 throughout. A sum vanishes when it is not above
-    the smallest normal number of the tensors' dtype. Raises TypeError or ValueError for a wrong dtype, shape, device or
-    layout, and for a decay outside [0, 1].
+    Float tensors are all float32 or all float64, or learned and posterior are bfloat16 and the others float32;
+    arithmetic is float64 throughout. A sum vanishes when it is not above the smallest normal number of `likelihood`.
+    Raises TypeError or ValueError for a wrong dtype, shape, device or layout, and for a decay outside [0, 1].
     """
     check_state(learned, posterior, scale, prior)
     check_step(posterior, index, likelihood, decay, evidence, status)
     if scoring is not None:
         check_scoring(scoring, posterior)
-    tiny = torch.finfo(posterior.dtype).tiny
+    tiny = torch.finfo(likelihood.dtype).tiny
     prompts = posterior.shape[1]
     counted = (index >= 0) & (index < prompts)
     counted[1:] &= index[1:] != index[:-1]
@@ -103,7 +103,7 @@ def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tenso
 
 
 def predict(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, belief: Tensor) -> None:
-    """Write P(state at the coming step | everything seen) into `belief` (K, N), in the dtype of the posterior.
+    """Write P(state at the coming step | everything seen) into `belief` (K, N), in the dtype of the prior.
 
     The state and its errors are those of `advance`; it is not changed.
     """

@@ -56,7 +56,7 @@ def advance(
     states, prompts = posterior.shape
     if prompts == 0:
         return
-    constants = configuration(states, posterior.element_size(), learned is not None, prior.ndim == 3)
+    constants = configuration(states, prior.element_size(), learned is not None, prior.ndim == 3)
     blocks = triton.cdiv(prompts, constants["BLOCK"])
     edges = torch.arange(0, (blocks + 1) * constants["BLOCK"], constants["BLOCK"], device=index.device)
     bounds = torch.searchsorted(index, edges)
@@ -106,7 +106,7 @@ def _answer_(
     outputs = _outputs(scoring, posterior, scale)
     if prompts == 0:
         return
-    constants = configuration(states, posterior.element_size(), learned is not None, prior.ndim == 3)
+    constants = configuration(states, prior.element_size(), learned is not None, prior.ndim == 3)
     del constants["TINY"]
     with torch.cuda.device_of(posterior):
         _answer[(triton.cdiv(prompts, constants["BLOCK"]),)](
@@ -199,7 +199,7 @@ def _advance(  # type: ignore[no-untyped-def]
     SCORE: tl.constexpr,
     NOTE: tl.constexpr,
 ):
-    scalar = posterior.dtype.element_ty
+    scalar = prior.dtype.element_ty  # the state may be stored in fewer bits
     before, after = tl.load(scales).to(scalar), tl.load(scales + 1).to(scalar)
     factor, gain = tl.load(scales + 2).to(scalar), tl.load(scales + 3).to(scalar)
     stride = num_prompts.to(tl.int64)
@@ -255,8 +255,9 @@ def _advance(  # type: ignore[no-untyped-def]
             new = ()
             for k in tl.static_range(K * K):
                 c = _shrunk(cells[k], factor, TINY) + tl.where(possible, joint[k] / x * gain, 0.0)
+                c = c.to(learned.dtype.element_ty)
                 tl.store(learned + k * stride + row, c, mask=written)
-                new += (c,)
+                new += (c.to(scalar),)
             cells = new
         else:
             if tl.max(written.to(tl.int32), axis=0) > 0:
@@ -276,19 +277,22 @@ def _advance(  # type: ignore[no-untyped-def]
                     )
                     for i in tl.static_range(K):
                         cell = learned + (tl.cast(j, tl.int64) * K + i) * stride + row
-                        c = _shrunk(tl.load(cell, mask=inside, other=0.0), factor, TINY)
+                        c = _shrunk(tl.load(cell, mask=inside, other=0.0).to(scalar), factor, TINY)
                         c += tl.where(possible, p_j * (moves[i] * seen[i]) * scaled * gain, 0.0)
-                        tl.store(cell, c, mask=written)
+                        tl.store(cell, c.to(learned.dtype.element_ty), mask=written)
             possible = observed & (x > TINY)
         flags += tl.where(possible, 0, _IMPOSSIBLE)
     tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)
     tl.store(status + m, flags, mask=observed)
+    kept = ()
     for k in tl.static_range(K):
-        tl.store(posterior + k * stride + row, q[k], mask=inside)
+        stored = q[k].to(posterior.dtype.element_ty)
+        tl.store(posterior + k * stride + row, stored, mask=inside)
+        kept += (stored.to(scalar),)
 
     if SCORE:
         if RESIDENT:
-            b = _spread(q, base, cells, after, K, LEARN)
+            b = _spread(kept, base, cells, after, K, LEARN)
         else:
             tl.debug_barrier()  # what other threads of this program have stored is read again
             b = _spread_streamed(learned, posterior, prior, after, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT)
@@ -318,7 +322,7 @@ def _answer(  # type: ignore[no-untyped-def]
     NOTE: tl.constexpr,
     WRITE: tl.constexpr,
 ):
-    now = tl.load(scale).to(posterior.dtype.element_ty)
+    now = tl.load(scale).to(prior.dtype.element_ty)
     stride = num_prompts.to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < stride
@@ -343,14 +347,14 @@ def _read(  # type: ignore[no-untyped-def]
     base = ()
     cells = ()
     for j in tl.static_range(K):
-        p += (tl.load(posterior + j * stride + row, mask=inside, other=1.0),)
+        p += (tl.load(posterior + j * stride + row, mask=inside, other=1.0).to(prior.dtype.element_ty),)
     for k in tl.static_range(K * K):
         if PRIOR_PER_PROMPT:
             base += (tl.load(prior + k * stride + row, mask=inside, other=1.0),)
         else:
             base += (tl.load(prior + k),)
         if LEARN:
-            cells += (tl.load(learned + k * stride + row, mask=inside, other=0.0),)
+            cells += (tl.load(learned + k * stride + row, mask=inside, other=0.0).to(prior.dtype.element_ty),)
     return p, base, cells
 
 
@@ -401,7 +405,8 @@ def _spread_streamed(  # type: ignore[no-untyped-def]
     PRIOR_PER_PROMPT: tl.constexpr,
 ):
     """`_read` and `_spread`, one state that is left after the other."""
-    zero = tl.zeros_like(row).to(posterior.dtype.element_ty)
+    scalar = prior.dtype.element_ty
+    zero = tl.zeros_like(row).to(scalar)
     b = (zero,) * K
     for j in range(K):
         leaving = zero
@@ -409,14 +414,14 @@ def _spread_streamed(  # type: ignore[no-untyped-def]
         for i in tl.static_range(K):
             c += (_concentration(learned, prior, scale, j, i, row, inside, stride, K, LEARN, PRIOR_PER_PROMPT),)
             leaving += c[i]
-        share = tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0) / leaving
+        share = tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0).to(scalar) / leaving
         so_far = b
         b = ()
         for i in tl.static_range(K):
             b += (so_far[i] + share * c[i],)
     p = ()
     for i in tl.static_range(K):
-        p += (tl.load(posterior + i * stride + row, mask=inside, other=1.0),)
+        p += (tl.load(posterior + i * stride + row, mask=inside, other=1.0).to(scalar),)
     return _normalised(b, p, K)
 
 
@@ -425,7 +430,7 @@ def _moves(  # type: ignore[no-untyped-def]
     learned, posterior, prior, scale, j, row, inside, stride, K: tl.constexpr, PRIOR_PER_PROMPT: tl.constexpr
 ):
     """The posterior of state j, and the probabilities (K) of moving on from there."""
-    leaving = tl.zeros_like(row).to(posterior.dtype.element_ty)
+    leaving = tl.zeros_like(row).to(prior.dtype.element_ty)
     c = ()
     for i in tl.static_range(K):
         c += (_concentration(learned, prior, scale, j, i, row, inside, stride, K, True, PRIOR_PER_PROMPT),)
@@ -433,7 +438,8 @@ def _moves(  # type: ignore[no-untyped-def]
     moves = ()
     for i in tl.static_range(K):
         moves += (c[i] / leaving,)
-    return tl.abs(tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0)), moves
+    p = tl.load(posterior + tl.cast(j, tl.int64) * stride + row, mask=inside, other=1.0)
+    return tl.abs(p.to(prior.dtype.element_ty)), moves
 
 
 @triton.jit
@@ -456,7 +462,7 @@ def _concentration(  # type: ignore[no-untyped-def]
     else:
         c = tl.load(prior + cell + tl.zeros_like(row))
     if LEARN:
-        c += scale * tl.load(learned + cell * stride + row, mask=inside, other=0.0)
+        c += scale * tl.load(learned + cell * stride + row, mask=inside, other=0.0).to(prior.dtype.element_ty)
     return c
 
 
@@ -480,21 +486,28 @@ def _score(  # type: ignore[no-untyped-def]
         shortlist_triton.note(score, row, inside, threshold, rows, count, room)
 
 
-def _types(scalar: str, names: tuple[str, ...]) -> dict[str, str]:
+def _types(scalar: str, stored: str, names: tuple[str, ...]) -> dict[str, str]:
     integers = dict.fromkeys(("index", "bounds", "rows", "count"), "*i64")
+    integers |= dict.fromkeys(("learned", "posterior"), f"*{stored}")
     others = {"scales": "*fp64", "scale": "*fp64", "status": "*i32", "room": "i64", "num_prompts": "i64"}
     return {name: (integers | others).get(name, f"*{scalar}") for name in names}
 
 
 def _variant(
-    kernel: Any, states: int, scalar: str, learn: bool = True, per_prompt: bool = False, **asked: bool
+    kernel: Any,
+    states: int,
+    scalar: str,
+    learn: bool = True,
+    per_prompt: bool = False,
+    stored: str | None = None,
+    **asked: bool,
 ) -> tuple[Any, dict[str, str], dict[str, Any], int]:
     itemsize = 4 if scalar == "fp32" else 8
     constants = configuration(states, itemsize, learn, per_prompt) | {"SCORE": True, "NOTE": True} | asked
     if kernel is _answer:
         del constants["TINY"]
     names = tuple(name for name in kernel.arg_names if name not in constants)
-    return kernel, _types(scalar, names), constants, THREADS // 32
+    return kernel, _types(scalar, stored or scalar, names), constants, THREADS // 32
 
 
 AHEAD_OF_TIME = [
@@ -504,6 +517,7 @@ AHEAD_OF_TIME = [
     _variant(_advance, 3, "fp32", learn=False, per_prompt=True, SCORE=False, NOTE=False),
     _variant(_advance, 3, "fp64", per_prompt=True),
     _variant(_advance, 16, "fp32", per_prompt=True),
+    _variant(_advance, 3, "fp32", stored="bf16"),
     _variant(_answer, 3, "fp32", WRITE=False),
     _variant(_answer, 16, "fp32", WRITE=True, SCORE=False, NOTE=False),
     (_scales, {"scale": "*fp64", "scales": "*fp64", "decay_bits": "i64"}, {"LEARN": True}, 1),

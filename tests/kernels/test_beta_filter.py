@@ -30,7 +30,7 @@ def device_of(name: str) -> str:
 def random_step(
     rows: int, dtype: torch.dtype, *, per_prompt: bool = False, decay: float = 0.5, observed: float = 0.3, seed: int = 0
 ) -> dict[str, Any]:
-    """Arguments of `advance` but `decay_unobserved`; some entries are passed over: second ones of a row, and outside ones."""
+    """Arguments of `advance` but `decay_unobserved`; entries outside the pool and second ones of a row do not count."""
     g = torch.Generator().manual_seed(seed)
 
     def parameters(count: int) -> Tensor:

@@ -439,6 +439,62 @@ def test_float32_after_many_random_steps(name: str, rows: int, steps: int, decay
         assert abs(float(wide.scores[row]) - worst) < 1e-4
 
 
+def narrowed(step: Step) -> Step:
+    assert step.learned is not None
+    return replace(step, learned=step.learned.bfloat16(), posterior=step.posterior.bfloat16())
+
+
+@pytest.mark.parametrize("states", [3, 5])
+@pytest.mark.parametrize("per_prompt", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_state_in_bfloat16_agrees_with_the_reference(name: str, per_prompt: bool, states: int) -> None:
+    """What is stored may be rounded to another neighbour, 2**-8 away; what is told follows from it."""
+    for decay, scale in ((0.5, 0.3), (0.5, 1.5 * SMALLEST_SCALE)):
+        step = narrowed(random_step(500, states, torch.float32, per_prompt=per_prompt, decay=decay, scale=scale))
+        done, expected = step.run(name, threshold=0.5), step.run("reference")
+        for key in ("posterior", "learned", "scores", "belief", "evidence"):
+            value, wanted = getattr(done, key).double(), getattr(expected, key).double()
+            # Twice, for the belief follows from two such numbers; below the smallest concentration nothing is told.
+            torch.testing.assert_close(value, wanted, rtol=2 * 2.0**-8, atol=1e-30, msg=lambda text: f"{key}: {text}")  # noqa: B023
+        assert torch.equal(done.status, expected.status)
+        told = done.utility.double() @ done.belief.double()
+        torch.testing.assert_close(done.scores.double(), told, rtol=TOLERANCE[torch.float32], atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_bfloat16_after_a_thousand_steps(name: str, decay: float) -> None:
+    """A step rounds posterior and concentrations by 2**-9 and carries on at most 0.7 of the error from before.
+
+    So the belief is wrong by 3 * 2**-9 / 0.3 at most. (0.7 bounds the priors of this pool, whose rows have in common
+    at least 0.3 of their probability.)
+    """
+    g = torch.Generator().manual_seed(4)
+    exact = random_step(600, 3, decay=decay)
+    exact.prior = torch.rand(3, 3, generator=g, dtype=torch.float64) + 0.5
+    exact.prior = exact.prior.float().double()
+    exact.learned, exact.posterior = torch.zeros(3, 3, 600, dtype=torch.float64), -torch.full((3, 600), 0.25).double()
+    exact.posterior[1] = -0.5
+    exact.scale.fill_(1.0)
+    learned, posterior = exact.learned.bfloat16(), exact.posterior.bfloat16()
+    narrow = replace(exact, learned=learned, posterior=posterior, prior=exact.prior.float(), scale=exact.scale.clone())
+    for _ in range(1000):
+        index = torch.randperm(600, generator=g)[:60].sort().values
+        seen = torch.eye(3)[torch.randint(3, (60,), generator=g)]
+        for which, step in (("reference", exact), (name, narrow)):
+            kernels, likelihood = backend.load("progress_filter", which), seen.to(step.prior)
+            out = likelihood.new_empty(60), torch.empty(60, dtype=torch.int32)
+            state = step.learned, step.posterior, step.scale, step.prior
+            kernels.advance(*state, index, likelihood, decay, *out)
+    for which, step in (("reference", exact), (name, narrow)):
+        step.belief = torch.empty(3, 600, dtype=step.prior.dtype)
+        backend.load("progress_filter", which).predict(
+            step.learned, step.posterior, step.scale, step.prior, step.belief
+        )
+    worst = float((exact.belief - narrow.belief.double()).abs().max())
+    assert 0 < worst < 3 * 2.0**-9 / 0.3
+
+
 def read_golden(shared: Path, run: str) -> dict[str, np.ndarray]:
     with np.load(shared / "golden" / "published_samplers.npz") as file:
         return {key.split("/")[1]: file[key] for key in file.files if key.startswith(run + "/")}
@@ -515,6 +571,7 @@ def test_bad_arguments_are_named_and_change_nothing(name: str) -> None:
         (ValueError, "posterior", {"posterior": step.posterior.T.contiguous().T}),
         (ValueError, "posterior", {"posterior": step.posterior[0]}),
         (TypeError, "posterior", {"posterior": step.posterior.half()}),
+        (TypeError, "learned", {"posterior": step.posterior.bfloat16()}),
         (TypeError, "learned", {"learned": step.learned.double()}),
         (TypeError, "scale", {"scale": step.scale.float()}),
         (TypeError, "index", {"index": step.index.int()}),
