@@ -128,7 +128,8 @@ class InFlight:
 
     def _count(self, rows: Tensor, change: int) -> Tensor:
         if self._out is None:
-            self._out = torch.zeros(len(self._available), dtype=torch.int32, device=self._available.device)
+            with torch.inference_mode(False):  # kept beyond this call, and written to
+                self._out = torch.zeros(len(self._available), dtype=torch.int32, device=self._available.device)
             self._recount(list(self._outings))
         return self._out.index_add_(0, rows, torch.full_like(rows, change, dtype=torch.int32))
 
@@ -138,7 +139,7 @@ class InFlight:
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             arrived = torch.cuda.Event()
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(rows.device))
         else:
             host = rows.clone()
         self._unread.append(_Unread(host, selection, arrived))

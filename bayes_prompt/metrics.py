@@ -69,19 +69,19 @@ class BatchRecord:
 class Metrics:
     """Keeps the record of the last step that had observations, and totals, where the posterior lives."""
 
-    def __init__(self) -> None:
-        self._record = torch.zeros(len(fields(BatchRecord)), dtype=torch.float64)
-        self._totals = torch.zeros(2, dtype=torch.float64)  # groups, rollouts
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._record = torch.zeros(len(fields(BatchRecord)), dtype=torch.float64, device=device)
+        self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # groups, rollouts
 
     def close(self, record: Tensor) -> None:
         """End a step with its record (6,). One without observations leaves the figures of the last batch standing."""
-        self._record = torch.where(record[:1] > 0, record, self._record.to(record.device))
-        self._totals = self._totals.to(record.device) + record[:2]
+        self._record = torch.where(record[:1] > 0, record, self._record)
+        self._totals = self._totals + record[:2]
 
     @property
     def _last(self) -> BatchRecord:
-        *counted, informative, successes = self._record.tolist()
-        return BatchRecord(*map(int, counted), informative, successes)
+        groups, rollouts, informative, successes, *expected = self._record.tolist()
+        return BatchRecord(int(groups), int(rollouts), int(informative), int(successes), expected[0], expected[1])
 
     def figures(self, posterior: Posterior) -> dict[str, float]:
         """Figures that cost nothing to speak of; those of the last batch only once there was one."""
@@ -119,8 +119,9 @@ class Metrics:
         last = BatchRecord(**state["last"])
         if not last.informative <= last.groups <= last.rollouts or last.successes > last.rollouts:
             raise CheckpointError(f"metrics.last counts more parts than there are of the whole: {last}")
-        self._record = torch.tensor(astuple(last), dtype=torch.float64)
-        self._totals = torch.tensor([state["totals"][name] for name in ("groups", "rollouts")], dtype=torch.float64)
+        totals = [state["totals"][name] for name in ("groups", "rollouts")]
+        self._record = torch.tensor(astuple(last), dtype=torch.float64, device=self._record.device)
+        self._totals = torch.tensor(totals, dtype=torch.float64, device=self._record.device)
 
 
 def pool_figures(posterior: Posterior) -> dict[str, float]:

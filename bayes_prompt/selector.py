@@ -37,8 +37,9 @@ class PromptSelector:
     """Chooses the prompts of the next batch, and learns from their rewards.
 
     Synchronous trainers loop over `select` and `update`; asynchronous ones call `observe` as rollouts come in and
-    `advance` once for each training step. Every method may be called from any thread. Prompts that were picked are in
-    flight until they are observed or released, and are not picked again meanwhile.
+    `advance` once for each training step. Every method may be called from any thread; on a GPU, on one stream only,
+    which need not be the one that training uses. Prompts that were picked are in flight until they are observed or
+    released, and are not picked again meanwhile.
 
     Args:
         posterior: what is known about the N prompts of the pool.
@@ -86,7 +87,7 @@ class PromptSelector:
         self._lock = RLock()
         self._outings = InFlight(self.num_prompts, posterior.device)
         self._nan_picked = torch.zeros((), dtype=torch.bool, device=posterior.device)
-        self._metrics = Metrics()
+        self._metrics = Metrics(posterior.device)
         self._selections = 0  # picks made so far: the step of their draws
         self._reused = 0
         self._last_pick = torch.zeros(0, dtype=torch.int64)
@@ -121,8 +122,10 @@ class PromptSelector:
                 mask = mask.to(self.posterior.device)
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
+            self._outings.settle(wait=False)
             if self.posterior.on_device and not self._outings.waiting() and size - self._outings.most_out() >= wanted:
                 return self._pick_unread(wanted, mask)
+            self._raise_nan()
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
             fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
@@ -235,6 +238,7 @@ class PromptSelector:
         look at every prompt, for whoever asks more often than it logs.
         """
         with self._lock:
+            self._raise_nan()
             figures = self._metrics.figures(self.posterior)
             figures |= {"in_flight": float(len(self._in_flight)), "reused": float(self._reused)}
             return figures | pool_figures(self.posterior) if pool else figures
@@ -280,6 +284,7 @@ class PromptSelector:
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the coming picks: tensors, numbers, strings and nested dictionaries of them."""
         with self._lock:
+            self._raise_nan()
             return {
                 "version": STATE_VERSION,
                 **self._agreed(),
@@ -306,7 +311,8 @@ class PromptSelector:
                 raise ValueError(f"in_flight must be one of {', '.join(IN_FLIGHT_POLICIES)}; got {in_flight!r}")
             check_state(state, self._agreed(), self.num_prompts)
             self.posterior.load_state_dict(state["posterior"])
-            self._in_flight.restore(state["in_flight"], in_flight)
+            self._outings.restore(state["in_flight"], in_flight)
+            self._nan_picked.zero_()
             self._metrics.restore(state["metrics"])
             self._selections, self._reused = state["selections"], state["reused"]
             self._last_pick, self._last_cut = state["last_pick"]["index"].clone(), state["last_pick"]["cut"]
@@ -326,10 +332,13 @@ class PromptSelector:
     def _in_flight(self) -> InFlight:
         """What is out, as the host knows it once it has read what a device did meanwhile."""
         self._outings.settle()
+        return self._outings
+
+    def _raise_nan(self) -> None:
+        """Tell, once, that a pick on a device had a score that is NaN."""
         if self.posterior.on_device and bool(self._nan_picked):
             self._nan_picked.zero_()
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to a prompt of an earlier pick")
-        return self._outings
 
     def _ranking(self) -> tuple[Tensor, Shortlist | None]:
         """Scores of the next pick, and the shortlist that goes with them."""

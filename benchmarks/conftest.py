@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from bayes_prompt.bench.cases import COPY, OURS, Case, cases
+from bayes_prompt.bench.cases import COPY, GRAPH, OURS, Case, cases
 from bayes_prompt.bench.machine import CopyBandwidth, Machine
 from bayes_prompt.bench.measure import LEAST_ROUNDS, Call, Seconds, rounds_within, seconds_of
 from bayes_prompt.bench.memory import Held, peak_over_rest
@@ -72,15 +72,16 @@ def time_case(benchmark: Any) -> TimeCase:
         *_, seconds = (seconds_of(ready.call, DEVICE) for _ in range(2))
         benchmark.group = f"{operation}, {setting}, {prompts} prompts"
         benchmark.pedantic(_finished(ready.call, case), rounds=rounds_within(BUDGET, seconds), iterations=1)
-        bandwidth = problem.bytes_moved / benchmark.stats.stats.median * case.calls
+        counted = problem.bytes_of_ours if implementation in (OURS, GRAPH) else problem.bytes_copied
+        bandwidth = counted / benchmark.stats.stats.median * case.calls
         benchmark.extra_info.update(
             operation=operation,
             setting=setting,
             prompts=prompts,
             implementation=implementation,
             calls=case.calls,
-            bytes=problem.bytes_moved,
-            share_of_copy=bandwidth / copy_bandwidth().best,
+            bytes=counted,
+            share_of_copy=bandwidth / copy_bandwidth().best if implementation in (OURS, GRAPH) else None,
             peak=peak_over_rest(ready.call, "cpu" if case.host else DEVICE),
             held=asdict(Held.by(ready.holder)),
         )

@@ -2,11 +2,12 @@
 
     progress_filter   condition, learn and predict N hidden Markov models of solving progress in one pass
     beta_filter       decayed Beta counts of N success rates
-    thompson          one posterior draw a prompt, from Beta beliefs or from beliefs over states
+    thompson          posterior draws of rates, states and transitions; rates are scored while they are drawn
     top_b             the B best of N scores, ties broken by random keys
 
 Each folder holds `reference` (float64 torch, the definition), `cpu` (compiled) and `triton` (CUDA and ROCm), which
-share function names and signatures. `rng` makes the random words they draw from, `backend` picks the one that runs.
+share function names and signatures. `shortlist` notes rows that score well while scores are written, `rng` makes the
+random words that draws are made from, `backend` picks the implementation that runs.
 
 This folder is installed as `bayes_prompt.kernels`. Python finds it under the name `kernels` too where the root of the
 repository is on `sys.path`, and there `kernels` is the name of a Hugging Face package that transformers and TRL import.

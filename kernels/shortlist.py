@@ -36,12 +36,13 @@ class Shortlist:
 
     @classmethod
     def empty(cls, batch: int, like: Tensor) -> Shortlist:
-        """For picks of `batch` rows of scores `like`. Its first threshold is infinite: the first pick goes over all."""
+        """For picks of `batch` rows of scores `like` (N,). Its first threshold is infinite: the first pick sees all."""
+        rows = like.numel()
         return cls(
             torch.full((1,), torch.inf, dtype=like.dtype, device=like.device),
-            torch.zeros(ROOM_PER_PICK * batch, dtype=torch.int64, device=like.device),
+            torch.zeros(min(ROOM_PER_PICK * batch, rows), dtype=torch.int64, device=like.device),
             torch.zeros(1, dtype=torch.int64, device=like.device),
-            LISTED_PER_PICK * batch,
+            min(LISTED_PER_PICK * batch, rows),
         )
 
 

@@ -299,7 +299,7 @@ def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any
         ("posterior/tensors/posterior", torch.tensor([[0.5], [-0.5], [0.0]]).repeat(1, 10), "prompt 0 has both signs"),
         ("posterior/tensors/posterior", torch.full((3, 10), 5.0), "sums to 15.0, not to 1"),
         ("posterior/tensors/learned", torch.full((3, 3, 10), -1.0), "learned must be at least 0"),
-        ("posterior/tensors/scale", torch.zeros(1, dtype=torch.float64), r"scale must lie in \(0, 1\]"),
+        ("posterior/tensors/scale", torch.zeros(1, dtype=torch.float64), r"scale must lie in \[2\*\*-60, 1\]"),
         ("posterior/tensors/visits", torch.full((10,), -1, dtype=torch.int32), "must be at least 0"),
         ("posterior/tensors/group_size", torch.tensor(-1), "must be at least 0"),
         ("posterior/tensors/posterior", torch.full((3, 10), 1 / 3).to_sparse(), "must be a dense tensor"),

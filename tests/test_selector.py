@@ -296,3 +296,46 @@ def test_one_thread_prefetches_while_another_observes() -> None:
     assert not failures
     assert selector.in_flight.numel() == 0
     assert selector.metrics()["groups"] == 320 and selector.posterior.step == 40
+
+
+@pytest.mark.parametrize("method", ["dps", "mopps"])
+def test_a_first_pick_under_inference_mode_does_no_harm(method: str) -> None:
+    selector, twin = (getattr(bp.recipes, method)(num_prompts=60, batch_size=8) for _ in range(2))
+    with torch.inference_mode():
+        picked = selector.select()
+    assert picked.tolist() == twin.select().tolist()
+    for each in (selector, twin):
+        each.update(picked.tolist(), successes=[1] * 8, trials=8)
+    assert selector.select().tolist() == twin.select().tolist()
+
+
+def test_an_acquisition_of_ones_own_that_changes_scores_is_heard() -> None:
+    class Easy(bp.acquisition.PartialProbability):
+        def scores(self, posterior: bp.Posterior, seed: int, step: int) -> torch.Tensor:
+            scores = super().scores(posterior, seed, step).clone()
+            scores[:50] = -1
+            return scores
+
+    class Near(bp.acquisition.TargetSuccessRate):
+        def scores(self, posterior: bp.Posterior, seed: int, step: int) -> torch.Tensor:
+            scores = super().scores(posterior, seed, step).clone()
+            scores[:50] = -1
+            return scores
+
+    for method, acquisition in (("dps", Easy()), ("mopps", Near())):
+        posterior = getattr(bp.recipes, method)(num_prompts=60, batch_size=8).posterior
+        selector = bp.PromptSelector(posterior, acquisition, 8)
+        assert min(selector.select().tolist()) >= 50
+
+
+def test_group_sizes_that_change_from_step_to_step_change_the_scores() -> None:
+    """What is kept for the next pick is of the group size that the next pick will have."""
+    emission = bp.PartitionEmission([0.0, 0.3, 0.7, 1.0])
+    selector = bp.PromptSelector(
+        bp.SolvingProgress(emission=emission).posterior(50), bp.acquisition.PartialProbability(), 4, seed=1
+    )
+    for step, trials in enumerate([8, 2, 2, 5, 8, 8]):
+        picked = selector.select()
+        selector.update(picked, successes=[step % 2] * 4, trials=trials)
+        kept, _ = selector.acquisition.ranking(selector.posterior, 0, 0, 4)
+        assert torch.equal(kept, selector.posterior.informative_probability(trials))

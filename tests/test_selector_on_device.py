@@ -150,6 +150,22 @@ def test_bad_input_is_told_when_the_host_asks() -> None:
             return torch.full((N,), torch.nan, device=DEVICE)
 
     selector.acquisition = Broken()
-    selector.select()
+    index = selector.select()
+    selector.update(index.tolist(), successes=[1] * B, trials=G)  # of the host: not the place to tell it
     with pytest.raises(ValueError, match="gave the score NaN"):
         selector.metrics()
+    assert selector.metrics()["groups"] == B  # it was learned once
+
+
+def test_a_loaded_state_is_scored_by_its_own_group_size() -> None:
+    there, fresh = make("dps", "cpu"), make("dps", "cpu")
+    for selector, trials in ((there, 8), (fresh, 1)):
+        index = selector.select()
+        selector.update(index, successes=torch.ones(B, dtype=torch.int64), trials=trials)
+        selector.select()
+    state = fresh.state_dict()
+    there.load_state_dict(state, in_flight="release")
+    fresh.load_state_dict(state, in_flight="release")
+    assert there.select().tolist() == fresh.select().tolist()
+    kept, _ = there.acquisition.ranking(there.posterior, 0, 0, B)
+    assert not bool(kept.any())  # a group of one is never mixed

@@ -66,6 +66,8 @@ class InformativeProbability(Acquisition):
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) in [0, 1], which some posteriors work out while they make a step."""
+        if type(self).scores is not InformativeProbability.scores:
+            return super().ranking(posterior, seed, step, batch)
         trials = posterior.coming_group_size() if self.trials is None else self.trials
         return posterior.informative_scores(trials, batch)
 

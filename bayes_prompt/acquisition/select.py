@@ -14,8 +14,8 @@ def top_b(
     scores: Tensor,
     batch_size: int,
     *,
-    seed: int,
-    step: int,
+    seed: int | Tensor,
+    step: int | Tensor,
     allowed: Tensor | None = None,
     first_prompt: int = 0,
     backend: str = "auto",
@@ -27,6 +27,7 @@ def top_b(
     the rows nor the device decides. NaN ranks last. Where fewer rows are allowed than asked for, the rest is -1.
 
     Args:
+        seed, step: numbers, or (1,) int64 tensors on the device of the scores, which are then not waited for.
         scores: (N,) float32 or float64. allowed: (N,) bool, or None for all. batch_size: between 1 and N.
         backend: "auto", "reference", "cpu" or "triton".
         shortlist: of the best rows, noted while the scores were written; it saves time and never changes the pick.

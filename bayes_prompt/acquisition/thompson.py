@@ -32,8 +32,8 @@ class TargetSuccessRate(Acquisition):
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,), which some posteriors work out while they draw."""
-        if not self.draw:
-            return self.scores(posterior, seed, step), None
+        if not self.draw or type(self).scores is not TargetSuccessRate.scores:
+            return super().ranking(posterior, seed, step, batch)
         return posterior.draw_scores(seed, step, self.target, self.target, batch)
 
 
@@ -60,8 +60,8 @@ class Threshold(Acquisition):
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,), which some posteriors work out while they draw."""
-        if not self.draw:
-            return self.scores(posterior, seed, step), None
+        if not self.draw or type(self).scores is not Threshold.scores:
+            return super().ranking(posterior, seed, step, batch)
         return posterior.draw_scores(seed, step, self.low, self.high, batch)
 
 

@@ -114,17 +114,19 @@ def _step(work: Workload) -> Ready:
 
 
 def _graph(work: Workload) -> Ready:
-    """The whole step on device tensors, captured once; a replay costs the host one launch."""
+    """The whole step on device tensors, captured once; any prompt may be picked. A replay costs the host one launch."""
     selector, (picked, successes) = work.selector, work.batches[0]
     assert selector is not None
     posterior, trials = selector.posterior, torch.full_like(successes, TRIALS)
-    acquisition = bp.acquisition.PartialProbability(TRIALS)  # told the group size, which else is read from the device
+    moment = torch.zeros(1, dtype=torch.int64, device=picked.device)  # of the random keys: another one at every replay
 
     def step() -> None:
         posterior.update(picked, successes, trials)
-        scores, best = acquisition.ranking(posterior, 0, 0, BATCH)
-        pick = bp.acquisition.top_b(scores, BATCH, seed=0, step=0, backend=posterior.backend, shortlist=best)
+        # The question that the selector asks too, whose answer is kept as long as nobody asks another one.
+        scores, best = selector.acquisition.ranking(posterior, 0, 0, BATCH)
+        pick = bp.acquisition.top_b(scores, BATCH, seed=0, step=moment, backend=posterior.backend, shortlist=best)
         picked.copy_(pick)
+        moment.add_(1)
 
     # As torch asks for: a few calls on a side stream first, which also compile and fill caches.
     side = torch.cuda.Stream()
@@ -136,11 +138,11 @@ def _graph(work: Workload) -> Ready:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return Ready(graph.replay, (posterior, picked, successes, trials))
+    return Ready(graph.replay, (posterior, picked, successes, trials, moment))
 
 
 def _copy(work: Workload) -> Ready:
-    source = torch.ones(work.problem.bytes_moved // 8, device=work.problem.device)
+    source = torch.ones(work.problem.bytes_copied // 8, device=work.problem.device)
     target = torch.empty_like(source)
     return Ready(lambda: target.copy_(source), (source, target))
 

@@ -7,7 +7,7 @@ import os
 from bayes_prompt.bench.cases import COPY, GRAPH, OURS, PEERS
 from bayes_prompt.bench.results import Results
 from bayes_prompt.bench.tables import groups, heading
-from bayes_prompt.bench.workloads import SETTINGS
+from bayes_prompt.bench.workloads import BYTES_COPIED, SETTINGS
 
 # Told apart without colours too, and the same in every panel.
 _MARKERS = dict(zip((OURS, GRAPH, *PEERS), "oPsD^v<>dph8X", strict=False))
@@ -40,9 +40,9 @@ def plot(results: Results, path: str | os.PathLike[str], digest: str = "") -> No
             width = 2.2 if name in (OURS, GRAPH) else 1.1
             handles[name] = panel.errorbar(sizes, medians, yerr=[below, above], linewidth=width, **style)
         sizes = sorted({each.prompts for each in found})
-        moved = found[0].bytes_moved / found[0].prompts
+        moved = BYTES_COPIED[operation]
         (line,) = panel.plot(sizes, [moved * n / results.copy.best for n in sizes], color="black", linestyle="--")
-        handles["copying as many bytes"] = line
+        handles["copying the bytes"] = line
         panel.set(xscale="log", yscale="log", xlabel="prompts N", ylabel="median seconds")
         panel.set_title(f"{operation}: {setting}" if len(SETTINGS[operation]) > 1 else operation)
         panel.grid(alpha=0.3)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bayes_prompt.bench.cases import COPY, OURS
+from bayes_prompt.bench.cases import COPY, GRAPH, OURS
 from bayes_prompt.bench.machine import Commit, CopyBandwidth, Machine, versions
 from bayes_prompt.bench.measure import Seconds
 from bayes_prompt.bench.memory import Held
@@ -18,16 +18,18 @@ from bayes_prompt.bench.verify import Verdict
 from bayes_prompt.testbed.files import whole
 
 FORMAT = "bayes-prompt bench 1"
+_COUNTED = (OURS, GRAPH, COPY)  # whose bytes are known
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One implementation of an operation at one N.
 
-    bytes_moved: what any implementation must read and write. share_of_copy: those bytes in the median time, as a share
-    of the machine's best copy bandwidth (above 1 where caches hold the state). times_copy: the median over the fastest
-    copy of as many bytes beside it. times_ours: the median over ours. Ratios are None where a check failed or where
-    their other half is absent. peak: bytes over the resting state while it runs, None where that is not known.
+    bytes_moved: what ours reads and writes, by count; of the others what the copy beside them does. share_of_copy: of
+    ours and the copy, those bytes in the median time as a share of the machine's best copy bandwidth (above 1 where
+    caches hold the state). times_copy: the median over the fastest copy beside it. times_ours: the median over ours.
+    Ratios are None where a check failed or where their other half is absent. peak: bytes over the resting state while
+    it runs, None where that is not known.
     """
 
     operation: str
@@ -137,7 +139,7 @@ def compared(
             median = each.seconds.median
             plain = replace(
                 plain,
-                share_of_copy=each.bytes_moved / median / copy.best,
+                share_of_copy=each.bytes_moved / median / copy.best if each.implementation in _COUNTED else None,
                 times_copy=median / beside.seconds.fastest if beside else None,
                 times_ours=median / ours.seconds.median if ours and trusted else None,
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from bayes_prompt.bench import memory
-from bayes_prompt.bench.cases import COPY, OURS, PEERS, Case, Ready, cases
+from bayes_prompt.bench.cases import COPY, GRAPH, OURS, PEERS, Case, Ready, cases
 from bayes_prompt.bench.machine import CopyBandwidth, Machine
 from bayes_prompt.bench.measure import LEAST_ROUNDS, alternate, rounds_within, seconds_of
 from bayes_prompt.bench.memory import Held, peak_over_rest
@@ -95,7 +95,7 @@ def measure(problem: Problem, chosen: Sequence[Case], budget: float) -> tuple[li
         Measurement(
             *(problem.operation, problem.setting, problem.prompts, name),
             times[name],
-            problem.bytes_moved,
+            problem.bytes_of_ours if name in (OURS, GRAPH) else problem.bytes_copied,
             peak_over_rest(made.call, places[name]),
             Held.by(made.holder),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bayes_prompt.bench.cases import COPY, GRAPH, OURS
 from bayes_prompt.bench.results import Measurement, Results
-from bayes_prompt.bench.workloads import OPERATIONS, SETTINGS
+from bayes_prompt.bench.workloads import BYTES_COPIED, BYTES_OF_OURS, OPERATIONS, SETTINGS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +26,9 @@ HEADINGS = (
     "books",
 )
 NOTE = (
-    "share of copy: bytes that must move in the median time, over the machine's copy bandwidth (above 1 where caches "
-    "hold the state). ÷ copy: median over the fastest copy of as many bytes. ÷ ours: median over that of bayes_prompt. "
+    "share of copy: the bytes that ours moves, by count, in the median time, over the machine's best copy bandwidth "
+    "(above 1 where caches hold the state). ÷ copy: median over the fastest copy beside it, which moves more bytes "
+    "than ours where a posterior is copied. ÷ ours: median over that of bayes_prompt. "
     "peak: memory over the resting state during a call. state, books: bytes held in floating-point tensors, and in "
     "integers and flags. A dash: withheld, or not measured."
 )
@@ -145,7 +146,7 @@ def markdown(results: Results) -> list[str]:
     for operation, setting, found in groups(results):
         lines += [f"#### {operation}, {setting}", ""]
         lines += [f"{_sentence(OPERATIONS[operation])} {_sentence(SETTINGS[operation][setting])}"]
-        lines += [f"{found[0].bytes_moved // found[0].prompts} bytes a prompt must move.", ""]
+        lines += [f"Ours moves {BYTES_OF_OURS[operation]} bytes a prompt, the copy {BYTES_COPIED[operation]}.", ""]
         lines += [*_rows(HEADINGS, [cells(each) for each in found], left=(1,)), ""]
     lines += [f"- {line}" for line in remarks(results)]
     return [*lines, "", NOTE]

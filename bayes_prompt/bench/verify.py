@@ -18,7 +18,7 @@ from bayes_prompt.bench.cases import GRAPH, OURS, PROGRESS_PEERS, SELECT_PEERS, 
 from bayes_prompt.bench.torch_peers import TorchProgress
 from bayes_prompt.bench.workloads import DECAY, TRIALS
 
-SIZES = (1, 17, 1031, 20_011)
+SIZES = (1, 17, 1031, 300_007)  # of ours; the last one is spread over threads
 PEER_SIZE = 1031
 STEPS = 4
 _BELIEF = 2e-5  # four steps of some ten float32 roundings, of entries up to about ten

@@ -237,6 +237,7 @@ class BetaBinomialEmission(Emission):
                 if not 0.0 < value < float("inf"):
                     raise ValueError(f"rates: {name}[{row}] must be positive and finite; got {value!r}")
         self.law = rates
+        self._tables: dict[torch.device, list[Tensor]] = {}
 
     @property
     def num_states(self) -> int:
@@ -252,7 +253,9 @@ class BetaBinomialEmission(Emission):
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """The Beta-Binomial law, (M, K) float64: log C(t, s) + log B(a + s, b + t - s) - log B(a, b)."""
         successes, trials = checks.counts(successes, trials)
-        alpha, beta = (table.to(successes.device) for table in self.rates()[2:])
+        if successes.device not in self._tables:  # once a device, which else would be waited for
+            self._tables[successes.device] = [table.to(successes.device) for table in self.rates()[2:]]
+        alpha, beta = self._tables[successes.device]
         return log_beta_binomial(alpha, beta, successes[:, None], trials[:, None])
 
     def distribution(self, state: Tensor, trials: Tensor) -> TorchDistribution:

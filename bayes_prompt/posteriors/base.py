@@ -114,7 +114,7 @@ class Posterior(ABC):
             index_ = checks.integers("index", index).to(self.device)
             size = index_.numel()
             successes_ = checks.integers("successes", successes, size).to(self.device)
-            trials_ = checks.integers("trials", trials, size, single=True).to(self.device)
+            trials_ = checks.integers("trials", trials, size, single=True, device=self.device).to(self.device)
             entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
         else:
             entries = checks.counts(index, successes, trials, self.num_prompts)

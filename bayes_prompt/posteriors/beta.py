@@ -86,9 +86,12 @@ class BetaPosterior(Posterior):
 
     def draw_scores(self, seed: int, step: int, low: float, high: float, batch: int) -> tuple[Tensor, Shortlist | None]:
         """See `Posterior`: drawn and scored in one pass."""
+        if type(self).sample_success_rate is not BetaPosterior.sample_success_rate:
+            return super().draw_scores(seed, step, low, high, batch)
         if self._kept is None or self._kept[0] != batch:
-            scores = torch.empty_like(self.alpha)
-            self._kept = batch, scores, Shortlist.empty(batch, scores)
+            with torch.inference_mode(False):  # kept beyond this call, and written to
+                scores = torch.empty_like(self.alpha)
+                self._kept = batch, scores, Shortlist.empty(batch, scores)
         _, scores, shortlist = self._kept
         self._kernel("thompson").score_beta(
             self.alpha, self.beta, seed, step, self.first_prompt, low, high, scores, shortlist

@@ -45,8 +45,16 @@ def integer(name: str, value: int, low: int, high: int | None = None) -> int:
     return number
 
 
-def integers(name: str, values: IntegersLike | int, size: int | None = None, single: bool = False) -> Tensor:
-    """`values` as an int64 tensor of shape (B,), on the device where it is; `single` lets one int fill `size` entries.
+def integers(
+    name: str,
+    values: IntegersLike | int,
+    size: int | None = None,
+    single: bool = False,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`values` as an int64 tensor of shape (B,), on the device where it is.
+
+    `single` lets one int fill `size` entries, on `device`.
 
     Raises TypeError for floats and booleans, ValueError for a wrong shape.
     """
@@ -54,7 +62,7 @@ def integers(name: str, values: IntegersLike | int, size: int | None = None, sin
         if size is None or not single:
             raise TypeError(f"{name} must be a one-dimensional array of integers; got the single number {values}")
         _refuse_wide(name, int(values), int(values))
-        return torch.full((size,), int(values), dtype=torch.int64)
+        return torch.full((size,), int(values), dtype=torch.int64, device=device)
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, OverflowError) as error:

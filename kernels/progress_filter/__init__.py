@@ -10,7 +10,7 @@ What is stored are K * K + K numbers a prompt, of which a step reads all and wri
 
 - `learned`: the concentrations are prior + scale * learned. All of them decay by the same factor, so one number decays
   for all, `scale`, and only rows that were observed are written. Before it gets too small for the numbers' range it is
-  multiplied into `learned`, once in dozens of steps.
+  multiplied into `learned`, once in 60 / log2(1 / decay) steps, 117 for a decay of 0.7.
 - `posterior`: P(state at the last step). The belief about the coming one follows from it and the concentrations. A row
   that has not made a step yet holds its initial belief with a minus sign, for there the belief is that itself.
 

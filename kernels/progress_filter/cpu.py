@@ -18,7 +18,7 @@ from torch import Tensor
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE, Scoring, check_scoring, check_state, check_step
 from bayes_prompt.kernels.progress_filter.cpu_narrow import advance_narrow, predict_narrow, score_narrow
 from bayes_prompt.kernels.progress_filter.cpu_rows import advance_rows, predict_rows, score_rows
-from bayes_prompt.kernels.progress_filter.cpu_three import advance_three
+from bayes_prompt.kernels.progress_filter.cpu_three import advance_three, score_three
 from bayes_prompt.kernels.shortlist_cpu import note_ranges
 from bayes_prompt.kernels.threads import over_rows
 
@@ -41,7 +41,7 @@ def advance(
     """Advance the filter of N prompts by one step, in place: `reference.advance`, on CPU tensors, in their dtype."""
     state = _state(learned, posterior, scale, prior)
     check_step(posterior, index, likelihood, decay, evidence, status)
-    out = _scoring(scoring, posterior, prior)
+    out = _Output(scoring, posterior, prior)
     scalar = prior.numpy().dtype.type
     before, after, factor = float(scale), float(scale), 1.0
     if learned is not None:
@@ -55,13 +55,13 @@ def advance(
     tiny = torch.finfo(prior.dtype).tiny
     if posterior.dtype == torch.bfloat16:
         kernel = partial(advance_narrow, *state)
-    elif learns and posterior.shape[0] == 3 and prior.ndim == 2:
+    elif _three(learned, prior):
         kernel = partial(advance_three, *state)
     else:
         kernel = partial(advance_rows, *state)
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, int]:
-        return out.noted(lambda *where: kernel(*observed, *scales, tiny, *where, start, stop))
+        return out.noted(lambda *where: kernel(*observed, *scales, tiny, *where, start, stop), stop - start)
 
     out.finish(_over(posterior, rows))
 
@@ -69,13 +69,15 @@ def advance(
 def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, scoring: Scoring) -> None:
     """See `reference.score`."""
     state = _state(learned, posterior, scale, prior)
-    out = _scoring(scoring, posterior, prior)
+    out = _Output(scoring, posterior, prior)
     now = prior.numpy().dtype.type(0 if learned is None else float(scale))
-    narrow = posterior.dtype == torch.bfloat16
-    kernel = score_narrow if narrow else score_rows
+    if posterior.dtype == torch.bfloat16:
+        kernel = score_narrow
+    else:
+        kernel = score_three if _three(learned, prior) else score_rows
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, int]:
-        return out.noted(lambda *where: kernel(*state, now, *where, start, stop))
+        return out.noted(lambda *where: kernel(*state, now, *where, start, stop), stop - start)
 
     out.finish(_over(posterior, rows))
 
@@ -88,6 +90,10 @@ def predict(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Ten
     narrow = posterior.dtype == torch.bfloat16
     kernel = predict_narrow if narrow else predict_rows
     _over(posterior, lambda start, stop: kernel(*state, now, out, start, stop))
+
+
+def _three(learned: Tensor | None, prior: Tensor) -> bool:
+    return learned is not None and prior.shape == (3, 3)
 
 
 def _state(
@@ -104,7 +110,7 @@ def _state(
     return table.numpy(), posterior.numpy(), prior.reshape(states, states, -1).numpy()
 
 
-class _scoring:
+class _Output:
     """Where scores and noted rows go; of no length where nobody asks."""
 
     def __init__(self, scoring: Scoring | None, posterior: Tensor, prior: Tensor) -> None:
@@ -121,9 +127,9 @@ class _scoring:
         if self.shortlist is not None:
             self.threshold = self.shortlist.threshold.numpy()[0]
 
-    def noted(self, kernel: Callable[..., int]) -> tuple[np.ndarray, int]:
-        """Call a kernel for a range of rows; the rows it noted and how many reached the threshold."""
-        rows = np.empty(self.room, np.int64)
+    def noted(self, kernel: Callable[..., int], size: int) -> tuple[np.ndarray, int]:
+        """Call a kernel for a range of so many rows; those it noted and how many reached the threshold."""
+        rows = np.empty(min(self.room, size), np.int64)
         return rows, kernel(*self.arrays, self.threshold, rows)
 
     def finish(self, ranges: list[tuple[np.ndarray, int]]) -> None:

@@ -89,15 +89,29 @@ def score_rows(D, p, prior, scale, utility, scores, threshold, noted, first, las
     for start in range(first, last, block):
         stop = min(start + block, last)
         _sum_block(D, sums, start, stop)
-        _predict_block(D, p, prior, scale, sums, weight, b, start, stop)
+        for i in range(p.shape[0]):
+            row, copy = p[i, start:stop], b[i]
+            for r in range(len(row)):
+                copy[r] = row[r]
         out = scores[start:stop]
-        out[:] = 0
-        for i in range(len(utility)):
-            worth, row = utility[i], b[i]
-            for r in range(len(out)):
-                out[r] += worth * row[r]
+        _score_next(D, b, prior, scale, sums, weight, utility, out, start, stop)
+        score_unmoved(p, utility, out, start, stop)
         count = note_block(out, start, threshold, noted, count) if len(noted) > 0 else 0
     return count
+
+
+@compiled
+def score_unmoved(p, utility, out, start, stop):  # type: ignore[no-untyped-def]
+    """Put right the scores of those rows [start, stop) that have made no step: their belief is their posterior."""
+    for r in range(stop - start):
+        total = p.dtype.type(0)
+        for i in range(p.shape[0]):
+            total += p[i, start + r]
+        if total < 0:
+            worth = p.dtype.type(0)
+            for i in range(p.shape[0]):
+                worth += utility[i] * p[i, start + r]
+            out[r] = worth / total
 
 
 @compiled
@@ -146,7 +160,7 @@ def condition(D, p, prior, L, scale, m, n, q, xi, tiny, evidence, status):  # ty
         flags = IMPOSSIBLE if learn else 0
     total = q.sum()
     for i in range(states):
-        q[i] = -np.float64(p[i, n]) if total < 0.0 else q[i] / total
+        q[i] = (np.float64(p[i, n]) if total < 0.0 else q[i]) / total
     total = 0.0
     for i in range(states):
         total += q[i] * np.float64(L[m, i])
@@ -229,7 +243,7 @@ def _spread(D, prior, scale, j, i, factor, weight, to, start, stop):  # type: ig
 
 @compiled
 def _predict_block(D, p, prior, scale, sums, weight, b, start, stop):  # type: ignore[no-untyped-def]
-    """Rows [start, stop): b (K, block) becomes the belief that follows from p, or minus p in rows without a step."""
+    """Rows [start, stop): b (K, block) becomes the belief that follows from p, or p itself in rows without a step."""
     states, size = p.shape[0], stop - start
     b[:, :size] = 0
     for j in range(states):
@@ -247,7 +261,7 @@ def _predict_block(D, p, prior, scale, sums, weight, b, start, stop):  # type: i
     for i in range(states):
         to, row = b[i], p[i, start:stop]
         for r in range(size):
-            to[r] = -row[r] if weight[r] < 0 else to[r] * weight[r]
+            to[r] = (row[r] if weight[r] < 0 else to[r]) * weight[r]
 
 
 @compiled

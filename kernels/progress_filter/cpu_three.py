@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
-from bayes_prompt.kernels.progress_filter.cpu_rows import condition
+from bayes_prompt.kernels.progress_filter.cpu_rows import condition, score_unmoved
 from bayes_prompt.kernels.shortlist_cpu import note_block
 from bayes_prompt.kernels.threads import compiled, inlined
 
@@ -63,6 +63,24 @@ def advance_three(  # type: ignore[no-untyped-def]
     return count
 
 
+@compiled
+def score_three(D, p, prior, scale, utility, scores, threshold, noted, first, last):  # type: ignore[no-untyped-def]
+    """`cpu_rows.score_rows` for K = 3: to the last bit what `advance_three` would have scored."""
+    buffer, count = np.empty(13 * _B, p.dtype), 0
+    for start in range(first, last, _B):
+        stop = min(start + _B, last)
+        for k in range(12):
+            source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
+            _copy(source, buffer[k * _B : k * _B + stop - start])
+        _score(buffer, prior, scale, utility, stop - start)
+        out = scores[start:stop]
+        _copy(buffer[_S : _S + stop - start], out)
+        score_unmoved(p, utility, out, start, stop)
+        if len(noted) > 0:
+            count = note_block(out, start, threshold, noted, count)
+    return count
+
+
 @inlined
 def _copy(source, target):  # type: ignore[no-untyped-def]
     for r in range(len(source)):
@@ -71,7 +89,7 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 
 @compiled
 def _predict(w, prior, s, size):  # type: ignore[no-untyped-def]
-    """The posterior in the buffer becomes the belief that follows from it, or minus itself in rows without a step."""
+    """The posterior in the buffer becomes the belief that follows from it, or itself in rows without a step."""
     a0, a1, a2 = prior[0, 0, 0], prior[0, 1, 0], prior[0, 2, 0]
     b0, b1, b2 = prior[1, 0, 0], prior[1, 1, 0], prior[1, 2, 0]
     c0, c1, c2 = prior[2, 0, 0], prior[2, 1, 0], prior[2, 2, 0]
@@ -90,9 +108,9 @@ def _predict(w, prior, s, size):  # type: ignore[no-untyped-def]
         q2 = d * (a2 + s * d2) + e * (b2 + s * e2) + f * (c2 + s * f2)
         total = q0 + q1 + q2
         rest = one / total  # rounding would let a belief's sum wander over thousands of steps: it is divided out
-        w[_P + r] = q0 * rest if total >= 0 else -p0
-        w[_P + _B + r] = q1 * rest if total >= 0 else -p1
-        w[_P + 2 * _B + r] = q2 * rest if total >= 0 else -p2
+        w[_P + r] = rest * (q0 if total >= 0 else p0)
+        w[_P + _B + r] = rest * (q1 if total >= 0 else p1)
+        w[_P + 2 * _B + r] = rest * (q2 if total >= 0 else p2)
 
 
 @compiled

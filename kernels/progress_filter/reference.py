@@ -123,4 +123,4 @@ def _belief(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Ten
     C = _concentration(learned, scale, prior, p.shape[1])
     predicted = (p[:, None] * (C / C.sum(1, keepdim=True))).sum(0)
     total = predicted.sum(0)
-    return torch.where(total < 0, -p, predicted / total)
+    return torch.where(total < 0, p, predicted) / total

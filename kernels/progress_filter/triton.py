@@ -84,15 +84,15 @@ def advance(
 def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, scoring: Scoring) -> None:
     """See `reference.score`."""
     check_scoring(scoring, posterior)
-    _answer_(learned, posterior, scale, prior, posterior, scoring, False)
+    _launch_answer(learned, posterior, scale, prior, posterior, scoring, False)
 
 
 def predict(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tensor, belief: Tensor) -> None:
     """See `reference.predict`."""
-    _answer_(learned, posterior, scale, prior, belief, None, True)
+    _launch_answer(learned, posterior, scale, prior, belief, None, True)
 
 
-def _answer_(
+def _launch_answer(
     learned: Tensor | None,
     posterior: Tensor,
     scale: Tensor,
@@ -211,8 +211,10 @@ def _advance(  # type: ignore[no-untyped-def]
     m = tl.zeros([BLOCK], dtype=tl.int64) - 1
     here = bounds + tl.program_id(0).to(tl.int64)
     first, last = tl.load(here), tl.load(here + 1)
-    for entry in range(first, last):
+    entry = first
+    while entry < last:
         m = tl.where((m < 0) & (tl.load(index + entry) == row), entry, m)
+        entry += 1
     observed = (m >= 0) & inside
 
     if RESIDENT:
@@ -286,9 +288,8 @@ def _advance(  # type: ignore[no-untyped-def]
     tl.store(status + m, flags, mask=observed)
     kept = ()
     for k in tl.static_range(K):
-        stored = q[k].to(posterior.dtype.element_ty)
-        tl.store(posterior + k * stride + row, stored, mask=inside)
-        kept += (stored.to(scalar),)
+        tl.store(posterior + k * stride + row, q[k].to(posterior.dtype.element_ty), mask=inside)
+        kept += (q[k].to(posterior.dtype.element_ty).to(scalar),)
 
     if SCORE:
         if RESIDENT:
@@ -360,7 +361,7 @@ def _read(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _spread(p, base, cells, scale, K: tl.constexpr, LEARN: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The belief (K) that follows from p, or minus p in rows without a step."""
+    """The belief (K) that follows from p, or p itself in rows without a step."""
     b = (tl.zeros_like(p[0]),) * K
     for j in tl.static_range(K):
         leaving = tl.zeros_like(p[0])
@@ -381,13 +382,13 @@ def _spread(p, base, cells, scale, K: tl.constexpr, LEARN: tl.constexpr):  # typ
 
 @triton.jit
 def _normalised(b, p, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rounding would let a belief's sum wander over thousands of steps: it is divided out. Minus p without a step."""
+    """Rounding would let a belief's sum wander over thousands of steps: it is divided out. Without a step: p itself."""
     total = tl.zeros_like(b[0])
     for i in tl.static_range(K):
         total += b[i]
     belief = ()
     for i in tl.static_range(K):
-        belief += (tl.where(total < 0.0, -p[i], b[i] / total),)
+        belief += (tl.where(total < 0.0, p[i], b[i]) / total,)
     return belief
 
 

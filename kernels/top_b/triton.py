@@ -201,7 +201,8 @@ def _count(  # type: ignore[no-untyped-def]
         tl.store(here + 7, wanted)
     if wanted > 0:
         count = tl.zeros([256], dtype=tl.int64)
-        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, num_rows, tl.num_programs(0).to(tl.int64) * BLOCK):
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        while start < num_rows:  # not a range, which some interpreters take numbers only for
             row = start + tl.arange(0, BLOCK).to(tl.int64)
             rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
             if WORD == 0:
@@ -214,6 +215,7 @@ def _count(  # type: ignore[no-untyped-def]
                         count += _tally(key, key_limit, shift, takes_part)
                     else:
                         count += _tally(row, row_limit, shift, takes_part & (key == key_limit))
+            start += tl.num_programs(0).to(tl.int64) * BLOCK
         place = counts + (number.to(tl.int64) + 1) * 256 + tl.arange(0, 256)
         tl.atomic_add(place, count, mask=count > 0, sem="relaxed")
 
@@ -243,7 +245,8 @@ def _gather(  # type: ignore[no-untyped-def]
         seed, step = rng_triton.moment(seed), rng_triton.moment(step)
         rank_limit, key_limit, row_limit, _ = _threshold(state, counts, number, word_before, shift_before)
         rank_limit = rank_limit.to(tl.uint64)
-        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, num_rows, tl.num_programs(0).to(tl.int64) * BLOCK):
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        while start < num_rows:  # not a range, which some interpreters take numbers only for
             row = start + tl.arange(0, BLOCK).to(tl.int64)
             rank, takes_part = _places(scores, mask, row, num_rows, MASKED)
             takes_part = takes_part & (rank <= rank_limit)
@@ -255,6 +258,7 @@ def _gather(  # type: ignore[no-untyped-def]
                 place = first + tl.cumsum(takes_part.to(tl.int64), axis=0) - 1
                 takes_part = takes_part & (place < wanted)  # always, unless somebody changes the scores meanwhile
                 _put(found, room + wanted, room + place, scores, rank, key, row, takes_part)
+            start += tl.num_programs(0).to(tl.int64) * BLOCK
 
 
 @triton.jit(do_not_specialize=["seed", "step", "first_prompt"])
@@ -313,7 +317,8 @@ def _order(  # type: ignore[no-untyped-def]
     mine = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     rank, key, row = _entry(found, entries, mine)
     place = tl.zeros([BLOCK], dtype=tl.int64)
-    for start in range(0, entries, BLOCK):
+    start = entries * 0
+    while start < entries:
         other_rank, other_key, other_row = _entry(found, entries, start + tl.arange(0, BLOCK).to(tl.int64))
         tied = other_rank[None, :] == rank[:, None]
         smaller = (other_key[None, :] < key[:, None]) | (
@@ -321,6 +326,7 @@ def _order(  # type: ignore[no-untyped-def]
         )
         before = (other_rank[None, :] < rank[:, None]) | (tied & smaller)
         place += tl.sum(before.to(tl.int64), axis=1)
+        start += BLOCK
     there = row != LAST_
     tl.store(picked + place, row, mask=there & (place < batch))
     if KEEP:

@@ -9,7 +9,16 @@ import torch
 
 from bayes_prompt.bench import memory, suite
 from bayes_prompt.bench.cases import COPY, OURS, PEERS, Case, Ready, cases
-from bayes_prompt.bench.workloads import BATCH, BATCHES, BYTES_MOVED, OPERATIONS, SETTINGS, Problem, Workload
+from bayes_prompt.bench.workloads import (
+    BATCH,
+    BATCHES,
+    BYTES_COPIED,
+    BYTES_OF_OURS,
+    OPERATIONS,
+    SETTINGS,
+    Problem,
+    Workload,
+)
 
 COMPILED = ("torch.compile", "torch.compile fused")
 QUICK = [name for name in PEERS if name not in COMPILED]
@@ -27,8 +36,10 @@ def test_a_small_run(three_rounds: float, operation: str) -> None:
     assert measured == {(setting, name) for setting in SETTINGS[operation] for name in expected}
     for each in results.measurements:
         assert each.seconds.rounds == 3 and each.seconds.fastest > 0
-        assert each.bytes_moved == 2000 * BYTES_MOVED[operation]
-        assert each.share_of_copy and each.times_copy and each.times_ours
+        ours = each.implementation == OURS
+        assert each.bytes_moved == 2000 * (BYTES_OF_OURS if ours else BYTES_COPIED)[operation]
+        assert (each.share_of_copy is not None) == (each.implementation in (OURS, COPY))
+        assert each.times_copy and each.times_ours
         assert each.held.state > 0
         assert (each.times_ours == 1) == (each.implementation == OURS)
     assert set(heard) == {"copy bandwidth", "checks", operation}

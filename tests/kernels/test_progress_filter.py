@@ -238,6 +238,22 @@ def test_scores_are_what_the_belief_is_worth(name: str, states: int, learn: bool
         assert value is None or torch.equal(value, getattr(step, key)), f"{key} was changed by asking"
 
 
+@pytest.mark.parametrize("per_prompt", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("learn", [True, False], ids=["learn", "fixed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
+@pytest.mark.parametrize("states", [2, 3, 5])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_step_scores_as_asking_does(
+    name: str, states: int, dtype: torch.dtype, learn: bool, per_prompt: bool
+) -> None:
+    """To the last bit, so that a resumed run picks what the run would have picked."""
+    step = random_step(301, states, torch.float32 if dtype == torch.bfloat16 else dtype, learn, per_prompt)
+    if dtype == torch.bfloat16:
+        step = replace(step, posterior=step.posterior.bfloat16(), learned=step.learned.bfloat16() if learn else None)
+    done = step.run(name)
+    assert torch.equal(done.run(name, step=False).scores, done.scores)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("decay", [0.5, 1e-30, 0.0])
 @pytest.mark.parametrize("states", [3, 5])

@@ -249,7 +249,7 @@ def test_a_shortlist_never_changes_the_pick(name: str, kind: str, dtype: torch.d
     device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
     g = torch.Generator().manual_seed(2)
     kernel, batch, rows = backend.load("top_b", name), 7, 600
-    kept = Shortlist.empty(batch, torch.empty(0, dtype=dtype, device=device))
+    kept = Shortlist.empty(batch, torch.empty(rows, dtype=dtype, device=device))
     settled = 0
     for step in range(8):
         if kind == "rested":  # some rows stand out, all others share a score

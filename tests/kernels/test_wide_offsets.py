@@ -169,7 +169,9 @@ def wide_range(*bounds: Any) -> Iterable[Any]:
 def few_rows(operation: Any, pool: Pool) -> Iterator[None]:
     """Launches within work on the pool's spans alone, whichever the backend of the operation."""
 
-    def over_spans(rows: int, task: Callable[[int, int], Any], pieces_a_thread: int = 1) -> list[Any]:
+    def over_spans(
+        rows: int, task: Callable[[int, int], Any], pieces_a_thread: int = 1, min_rows: int = 1
+    ) -> list[Any]:
         assert rows == pool.rows
         return [task(start, stop) for start, stop in pool.spans]
 

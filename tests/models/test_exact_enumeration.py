@@ -108,20 +108,19 @@ def filtered(model: SolvingProgress, history: History) -> tuple[float, Tensor]:
     """The log evidence of all counts and the beliefs (T, N, K) before each step, from the reference kernel."""
     tables = model.lower(torch.float64)
     assert history.successes is not None
-    belief = tables.initial[:, None].repeat(1, PROMPTS)
-    posterior = belief.clone()
+    posterior = -tables.initial[:, None].repeat(1, PROMPTS)
+    belief, fixed = torch.empty_like(posterior), torch.ones(1, dtype=torch.float64)
     total, beliefs = 0.0, []
     for successes, trials in zip(history.successes, history.trials, strict=True):
+        reference.predict(None, posterior, fixed, tables.concentration, belief)
         beliefs.append(belief.T.clone())
         rows = trials.nonzero()[:, 0]
-        slot = torch.full((PROMPTS,), -1, dtype=torch.int32)
-        slot[rows] = torch.arange(len(rows), dtype=torch.int32)
         log_likelihood = tables.emission.event_log_likelihood(successes[rows], trials[rows])
         scale = log_likelihood.amax(1)
         likelihood = (log_likelihood - scale[:, None]).exp()
         evidence = torch.full((len(rows),), math.nan, dtype=torch.float64)
         status = torch.full((len(rows),), -1, dtype=torch.int32)
-        reference.advance(None, posterior, belief, tables.concentration, slot, likelihood, 0.7, False, evidence, status)
+        reference.advance(None, posterior, fixed, tables.concentration, rows, likelihood, 0.7, evidence, status)
         assert (status == 0).all()
         correction = tables.emission.count_correction(successes[rows], trials[rows])
         total += float((evidence.log() + scale + correction).sum())

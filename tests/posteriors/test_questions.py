@@ -181,3 +181,19 @@ def test_group_sizes_of_prompts_are_checked() -> None:
             posterior.informative_probability(torch.tensor([1, 2, 3]))
         with pytest.raises(ValueError, match=r"trials\[1\] = 0 must be at least 1"):
             posterior.informative_probability(torch.tensor([1, 0]), torch.tensor([3, 4]))
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_drawn_transitions_have_the_mean_of_their_concentrations(learn: bool) -> None:
+    """Forbidden moves stay forbidden, rows are probabilities, and the step decides the draw."""
+    posterior = bp.SolvingProgress(bp.priors.local(), decay=0.9, learn=learn).posterior(20_000)
+    posterior.update(torch.arange(20_000), torch.full((20_000,), 4), 8)
+    drawn = posterior.sample_transition(seed=1, step=2)
+    assert drawn.shape == (20_000, 3, 3)
+    torch.testing.assert_close(drawn.sum(2), torch.ones(20_000, 3), rtol=0, atol=4 * 2.0**-24)
+    assert bool((drawn[:, 0, 2] == 0).all()) and bool((drawn[:, 2, 0] == 0).all())
+    mean = posterior.concentration[0] / posterior.concentration[0].sum(1, keepdim=True)
+    # The standard deviation of a probability is at most 1/2, of the mean of 20,000 at most 0.0035: five of them.
+    torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=5 * 0.5 / 20_000**0.5)
+    assert torch.equal(drawn, posterior.sample_transition(seed=1, step=2))
+    assert torch.equal(drawn, posterior.sample_transition(seed=1, step=3)) != learn
