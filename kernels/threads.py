@@ -64,17 +64,29 @@ def over_rows(
         return [task(0, rows)]
     pieces = threads * pieces_a_thread
     edges = [rows * piece // pieces for piece in range(pieces + 1)]
+    results: list[Any] = [None] * pieces
+    turns = itertools.count()
+
+    def work() -> None:
+        while (piece := next(turns)) < pieces:
+            results[piece] = task(edges[piece], edges[piece + 1])
+
+    # The caller works too: a thread that sleeps takes long to wake, and what it would do may be done by then.
     pool = _pool(os.getpid(), torch.get_num_threads())
-    tasks: list[Future[Result]] = []
+    helpers: list[Future[None]] = []
     try:
-        tasks += (pool.submit(task, start, stop) for start, stop in itertools.pairwise(edges))
-        return [each.result() for each in tasks]
+        helpers += (pool.submit(work) for _ in range(threads - 1))
+        work()
     finally:  # an interrupted caller must not find its arrays still being written
-        wait(tasks)
+        wait([helper for helper in helpers if not helper.cancel()])
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
+    return results
 
 
 @lru_cache(maxsize=8)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     # For each process, as a forked child has none of its parent's threads, and for each of the few numbers of threads
     # that its own threads may see in torch. The threads of a pool that is dropped end.
-    return ThreadPoolExecutor(threads, thread_name_prefix="bayes_prompt")
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="bayes_prompt")

@@ -141,7 +141,7 @@ def _collect(scores, allowed, seed, step, first_prompt, heap_score, heap_key, he
                 hits += not block[r] < worst
             if hits == 0:
                 continue
-        ahead = hits > _BLOCK // 8  # many keys are cheaper together, again as vector instructions
+        ahead = hits > _BLOCK // 32  # many keys are cheaper together, again as vector instructions
         if ahead:
             for r in range(size):
                 keys[r] = tie_key(seed, step, first_prompt + start + r)

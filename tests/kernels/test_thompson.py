@@ -258,7 +258,7 @@ def test_empty_pools(name: str) -> None:
     assert sample_state(name, torch.empty(3, 0)).shape == (0,)
     assert sample_dirichlet(name, torch.empty(3, 3, 0)).shape == (3, 3, 0)
     device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
-    shortlist = Shortlist.empty(2, torch.empty(0, device=device))
+    shortlist = Shortlist.empty(2, torch.empty(100, device=device))
     shortlist.count.fill_(5)
     assert score_beta(name, torch.empty(0), torch.empty(0), 0.5, 0.5, shortlist).shape == (0,)
     assert shortlist.count.item() == 0

@@ -109,11 +109,13 @@ def test_without_compilation_kernels_are_plain_functions() -> None:
 
 def test_a_failed_range_leaves_no_other_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    finished = threading.Event()
+    started, finished = threading.Event(), threading.Event()
 
     def task(start: int, stop: int) -> None:
         if start == 0:
+            assert started.wait(60)
             raise ValueError("at once")
+        started.set()
         time.sleep(0.2)
         finished.set()
 

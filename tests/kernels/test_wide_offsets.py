@@ -234,7 +234,7 @@ def some(rows: int) -> Tensor:
 
 
 def new_shortlist(threshold: float) -> Shortlist:
-    empty = Shortlist.empty(1024, torch.empty(0))
+    empty = Shortlist.empty(1024, torch.empty(1 << 14))
     empty.threshold.fill_(threshold)
     return empty
 
