@@ -56,3 +56,47 @@ def test_bad_rows_on_the_device_raise_at_the_next_read() -> None:
     with pytest.raises(IndexError, match=r"index\[1\] = 99"):
         _ = posterior.log_evidence
     assert int(posterior.visits.sum()) == 0
+
+
+@pytest.mark.parametrize("kind", ["published", "own emission", "fixed"])
+def test_a_step_scores_as_asking_does(kind: str) -> None:
+    """To the last bit, so that a resumed run picks what the run would have picked."""
+    posterior = MODELS[kind].posterior(N, device="cuda")
+    posterior.informative_scores(8, 16)
+    posterior.update(torch.arange(100, device="cuda"), torch.full((100,), 3, device="cuda"), 8)
+    kept, _ = posterior.informative_scores(8, 16)
+    assert torch.equal(kept, posterior.informative_probability(8))
+
+
+def test_a_captured_step_is_the_step() -> None:
+    """Replays of a graph learn from what its tensors hold by then, and pick by random keys of their own."""
+    captured, plain = (bp.SolvingProgress(decay=0.7).posterior(N, device="cuda") for _ in range(2))
+    generator = torch.Generator("cuda").manual_seed(4)
+    index = torch.arange(0, N, 20, device="cuda")
+    successes = torch.randint(9, index.shape, generator=generator, device="cuda")
+    trials, moment = torch.full_like(index, 8), torch.zeros(1, dtype=torch.int64, device="cuda")
+
+    def step() -> torch.Tensor:
+        captured.update(index, successes, trials)
+        scores, shortlist = captured.informative_scores(8, 64)
+        moment.add_(1)
+        return bp.acquisition.top_b(scores, 64, seed=1, step=moment, shortlist=shortlist)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+            plain.update(index, successes, trials)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        picked = step()
+    for replay in range(5):
+        successes.copy_(torch.randint(9, index.shape, generator=generator, device="cuda"))
+        graph.replay()
+        plain.update(index, successes, trials)
+        assert torch.equal(captured.belief, plain.belief)
+        scores = captured.informative_probability(8)
+        expected = bp.acquisition.top_b(scores, 64, seed=1, step=4 + replay)
+        assert torch.equal(picked, expected)
