@@ -14,8 +14,8 @@ from bayes_prompt.kernels.threads import compiled, inlined
 
 @compiled
 def block_rows(states):  # type: ignore[no-untyped-def]
-    """Rows per block: long enough for the processor to fetch ahead in each array, few enough to stay in its cache."""
-    return max(64, 9 * 1024 // (states * states) // 16 * 16)
+    """Rows per block: as many as stay in the second-level cache, for each array of a block costs a loop's set-up."""
+    return max(1024, min(4096, (1 << 18) // (states * states)))
 
 
 @compiled
@@ -43,9 +43,9 @@ def advance_rows(  # type: ignore[no-untyped-def]
     states = p.shape[0]
     learn = D.shape[2] > 0
     block = block_rows(states)
-    xi = np.empty((block, states, states), np.float64)
-    q = np.empty((block, states), np.float64)
-    rows = np.empty(block, np.int64)
+    most = min(block, len(index))
+    xi, q = np.empty((most, states, states), np.float64), np.empty((most, states), np.float64)
+    rows = np.empty(most, np.int64)
     sums, weight, b = _workspace(p, block)
     next_entry, count = np.searchsorted(index, first), 0
     for start in range(first, last, block):
@@ -268,6 +268,16 @@ def _predict_block(D, p, prior, scale, sums, weight, b, start, stop):  # type: i
 def _score_next(D, b, prior, scale, sums, weight, utility, out, start, stop):  # type: ignore[no-untyped-def]
     """Rows [start, stop) from their posterior b (K, block): what the belief that follows is worth."""
     out[:] = 0
+    if scale == 0 and prior.shape[2] == 1:  # every row leaves a state alike
+        for j in range(len(utility)):
+            share, mass, row = out.dtype.type(0), out.dtype.type(0), b[j]
+            for i in range(len(utility)):
+                share += prior[j, i, 0] * utility[i]
+                mass += prior[j, i, 0]
+            share /= mass
+            for r in range(len(out)):
+                out[r] += row[r] * share
+        return
     for j in range(len(utility)):
         _share(b[j], prior, scale, sums, j, weight, start, stop)
         for i in range(len(utility)):

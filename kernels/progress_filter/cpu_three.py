@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from bayes_prompt.kernels.prefetch import LINE, prefetch
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
 from bayes_prompt.kernels.progress_filter.cpu_rows import condition, score_unmoved
 from bayes_prompt.kernels.shortlist_cpu import note_block
 from bayes_prompt.kernels.threads import compiled, inlined
 
-_B = 1024  # rows of a block: long enough to be fetched ahead, and its 13 numbers a row stay in the second-level cache
+_B = 256  # rows of a block, whose 13 numbers a row and those of the next one stay in the first-level cache
 _P, _S = 9 * _B, 12 * _B  # where the buffer has the posterior (3, _B) and the scores (_B,), after learned (9, _B)
+_AHEAD = 32  # rows worked on between two handfuls of lines fetched for the next block
 
 
 @compiled
@@ -24,7 +26,8 @@ def advance_three(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """`cpu_rows.advance_rows` for K = 3."""
     buffer = np.empty(13 * _B, p.dtype)
-    xi, q, rows = np.empty((_B, 3, 3)), np.empty((_B, 3)), np.empty(_B, np.int64)
+    most = min(_B, len(index))
+    xi, q, rows = np.empty((most, 3, 3)), np.empty((most, 3)), np.empty(most, np.int64)
     entry, count = np.searchsorted(index, first), 0
     for start in range(first, last, _B):
         stop = min(start + _B, last)
@@ -39,7 +42,9 @@ def advance_three(  # type: ignore[no-untyped-def]
         for k in range(12):
             source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
             _copy(source, buffer[k * _B : k * _B + stop - start])
-        _predict(buffer, prior, before, stop - start)
+        for r in range(0, stop - start, _AHEAD):
+            _fetch(D, p, stop + r, min(stop + r + _AHEAD, last))
+            _predict(buffer[r:], prior, before, min(_AHEAD, stop - start - r))
         if factor != 1:
             _shrink(buffer, factor, tiny / SMALLEST_SCALE)
         for o in range(observed):
@@ -72,13 +77,24 @@ def score_three(D, p, prior, scale, utility, scores, threshold, noted, first, la
         for k in range(12):
             source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
             _copy(source, buffer[k * _B : k * _B + stop - start])
-        _score(buffer, prior, scale, utility, stop - start)
+        for r in range(0, stop - start, _AHEAD):
+            _fetch(D, p, stop + r, min(stop + r + _AHEAD, last))
+            _score(buffer[r:], prior, scale, utility, min(_AHEAD, stop - start - r))
         out = scores[start:stop]
         _copy(buffer[_S : _S + stop - start], out)
         score_unmoved(p, utility, out, start, stop)
         if len(noted) > 0:
             count = note_block(out, start, threshold, noted, count)
     return count
+
+
+@inlined
+def _fetch(D, p, start, stop):  # type: ignore[no-untyped-def]
+    """Have the processor fetch the numbers of rows [start, stop) ahead."""
+    for k in range(12):
+        row = D[k // 3, k % 3] if k < 9 else p[k - 9]
+        for n in range(start, stop, LINE // p.itemsize):
+            prefetch(row, n)
 
 
 @inlined

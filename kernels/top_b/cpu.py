@@ -17,7 +17,7 @@ from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 from bayes_prompt.kernels.top_b import check_arguments
 
-_BLOCK = 128
+_BLOCK = 256
 _MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
 
 
@@ -126,46 +126,67 @@ def _before(score, key, row, other_score, other_key, other_row):  # type: ignore
 @compiled
 def _collect(scores, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row):  # type: ignore[no-untyped-def]
     """Fill the heap, its worst row at the root, with the best allowed rows; returns how many there are."""
-    capacity, count = len(heap_score), 0
-    keys = np.empty(_BLOCK, np.int64)
+    capacity, count, found = len(heap_score), 0, 0
     if capacity == 0:
         return count
+    value, row = np.empty(2 * _BLOCK, scores.dtype), np.empty(2 * _BLOCK, np.int64)  # those that may enter, unread yet
+    reaches = np.zeros(_BLOCK, np.uint8)
+    eights = reaches.view(np.uint64)
     for start in range(0, len(scores), _BLOCK):
         # Slices, for the compiler makes no vector instructions of a loop over part of an array.
-        block = scores[start : start + _BLOCK]
+        block, worst = scores[start : start + _BLOCK], heap_score[0]
         size = len(block)
-        worst, hits = heap_score[0], size
+        hits = size
         if count == capacity:
             hits = 0
             for r in range(size):  # no branch either; NaN counts as a hit
-                hits += not block[r] < worst
-            if hits == 0:
-                continue
-        ahead = hits > _BLOCK // 32  # many keys are cheaper together, again as vector instructions
-        if ahead:
+                reaches[r] = not block[r] < worst
+                hits += reaches[r]
+        if hits > size // 2:
+            free_value, free_row = value[found:], row[found:]
             for r in range(size):
-                keys[r] = tie_key(seed, step, first_prompt + start + r)
-            if count == capacity:  # among many that tie, few have a key that gets them in
-                worst_key, hits = heap_key[0], 0
-                for r in range(size):
-                    hits += (not block[r] <= worst) | ((block[r] == worst) & (keys[r] <= worst_key))
-                if hits == 0:
-                    continue
-        for r in range(size):
-            row, score = start + r, block[r]
-            if count == capacity and score < heap_score[0]:
-                continue
-            if allowed is not None and not allowed[row]:
-                continue
-            key = keys[r] if ahead else tie_key(seed, step, first_prompt + row)
-            if count < capacity:
-                hole = _rise(score, key, row, heap_score, heap_key, heap_row, count)
-                count += 1
-            elif _before(score, key, row, heap_score[0], heap_key[0], heap_row[0]):
-                hole = _sink(score, key, row, heap_score, heap_key, heap_row)
-            else:
-                continue
-            heap_score[hole], heap_key[hole], heap_row[hole] = score, key, row
+                free_value[r], free_row[r] = block[r], start + r
+            found += size
+        elif hits > 0:
+            reaches[size:] = 0
+            for eight in range(len(eights)):
+                if eights[eight] != 0:
+                    for r in range(8 * eight, min(8 * eight + 8, size)):
+                        value[found], row[found] = block[r], start + r
+                        found += reaches[r]
+        if found >= _BLOCK or start + _BLOCK >= len(scores):
+            count = _admit(value[:found], row, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row, count)
+            found = 0
+    return count
+
+
+@compiled
+def _admit(  # type: ignore[no-untyped-def]
+    values, rows, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row, count
+):  # fmt: skip
+    """Let those rows into a heap of `count` rows that are better than its worst; returns how many there are then."""
+    capacity, keys = len(heap_score), np.empty(len(values), np.int64)
+    for n in range(len(values)):  # together, again as vector instructions
+        keys[n] = tie_key(seed, step, first_prompt + rows[n])
+    if count == capacity:  # among many that tie, few have a key that gets them in
+        worst, worst_key, better = heap_score[0], heap_key[0], 0
+        for n in range(len(values)):
+            better += (not values[n] <= worst) | ((values[n] == worst) & (keys[n] <= worst_key))
+        if better == 0:
+            return count
+    for n in range(len(values)):
+        score, key, row = values[n], keys[n], rows[n]
+        full = count == capacity
+        if full and not _before(score, key, row, heap_score[0], heap_key[0], heap_row[0]):
+            continue
+        if allowed is not None and not allowed[row]:
+            continue
+        if full:
+            hole = _sink(score, key, row, heap_score, heap_key, heap_row)
+        else:
+            hole = _rise(score, key, row, heap_score, heap_key, heap_row, count)
+            count += 1
+        heap_score[hole], heap_key[hole], heap_row[hole] = score, key, row
     return count
 
 
