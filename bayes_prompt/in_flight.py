@@ -64,35 +64,40 @@ class InFlight:
         """The number of the selection that a prompt has been out since."""
         return self._outings[prompt][0][0]
 
-    def send(self, prompts: Iterable[int], selection: int) -> None:
-        """Note that a selection sent prompts out."""
-        gone = list(prompts)
+    def send(self, prompts: Tensor, selection: int) -> None:
+        """Note that a selection sent prompts (B,) out; they are on the CPU."""
+        gone = prompts.tolist()
         self._gone(gone, selection)
-        self._mark(gone, False)
+        self._mark(prompts, False)
         self._recount(gone)
 
     def _gone(self, prompts: list[int], selection: int) -> None:
+        out = self._outings
         for place, prompt in enumerate(prompts):
-            self._outings.setdefault(prompt, []).append((selection, place))
+            if prompt in out:
+                out[prompt].append((selection, place))
+            else:
+                out[prompt] = [(selection, place)]
 
-    def land(self, prompts: Iterable[int]) -> None:
-        """End the oldest outing of each prompt; prompts that are not out are passed over."""
-        back = list(prompts)
-        self._mark(self._back(back), True)
-        self._recount(back)
+    def land(self, prompts: Tensor) -> None:
+        """End the oldest outing of each prompt (B,), on the CPU; prompts that are not out are passed over."""
+        landed = prompts.tolist()
+        back = self._back(landed)
+        self._mark(prompts if len(back) == len(landed) else torch.tensor(back, dtype=torch.int64), True)
+        self._recount(landed)
 
     def _back(self, prompts: Iterable[int]) -> list[int]:
         """Those that were out and now have no outing left."""
-        back = []
+        back, out = [], self._outings
         for prompt in prompts:
-            outings = self._outings.get(prompt)
-            if not outings:
+            outings = out.get(prompt)
+            if outings is None:
                 continue
             oldest = outings.pop(0)
             if self._redraw:
                 self._redraw.pop((*oldest, prompt), None)
             if not outings:
-                del self._outings[prompt]
+                del out[prompt]
                 back.append(prompt)
         return back
 
@@ -186,11 +191,10 @@ class InFlight:
             self._outings.setdefault(prompt, []).append((selection, place))
             if policy == "redraw" or waiting:  # who waited when this was saved is held by nobody
                 self._redraw[selection, place, prompt] = None
-        self._mark(list(self._outings), False)
+        self._mark(torch.tensor(list(self._outings), dtype=torch.int64), False)
 
-    def _mark(self, prompts: list[int], available: bool) -> None:
-        if prompts:
-            self.available[torch.tensor(prompts, device=self.available.device)] = available
+    def _mark(self, prompts: Tensor, available: bool) -> None:
+        self.available.index_fill_(0, prompts.to(self.available.device), available)
 
     def _recount(self, prompts: list[int]) -> None:
         """Bring the device's own count in line with the host's."""

@@ -129,14 +129,17 @@ class PromptSelector:
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
             fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
-            reused = self._reuse(wanted - len(redrawn) - len(fresh), mask, {*redrawn, *fresh})
+            missing = wanted - len(redrawn) - len(fresh)
+            reused = self._reuse(missing, mask, redrawn, fresh) if missing else []
+            new = torch.cat([fresh, torch.tensor(reused, dtype=torch.int64)]) if reused else fresh
             self._in_flight.redrawn(waiting)
-            self._in_flight.send([*fresh, *reused], self._selections)
-            if fresh or reused:
+            self._in_flight.send(new, self._selections)
+            if len(new):
                 self._selections += 1
                 self._reused += len(reused)
-                self._last_cut = cut if fresh else self._last_cut
-            self._last_pick = torch.tensor([*redrawn, *fresh, *reused], device=self.posterior.device)
+                self._last_cut = cut if len(fresh) else self._last_cut
+            picked = torch.cat([torch.tensor(redrawn, dtype=torch.int64), new]) if redrawn else new
+            self._last_pick = picked.to(self.posterior.device)
             return self._last_pick.clone()
 
     def observe(
@@ -194,9 +197,9 @@ class PromptSelector:
     def release(self, index: IntegersLike | None = None, *, ids: Sequence[Hashable] | None = None) -> None:
         """Give back picks that will never be rolled out: rows (B,) or ids (B,). ValueError where one is not out."""
         with self._lock:
-            rows = self._rows(index, ids).tolist()
+            rows = self._rows(index, ids)
             asked: Counter[int] = Counter()
-            for place, row in enumerate(rows):
+            for place, row in enumerate(rows.tolist()):
                 asked[row] += 1
                 if asked[row] > self._in_flight.times(row):
                     name = f"index[{place}] = {row}" if ids is None else f"ids[{place}] = {ids[place]!r}"
@@ -381,12 +384,16 @@ class PromptSelector:
         if self.posterior.defers_checks(rows):
             self._outings.land_unread(rows)
         else:
-            self._in_flight.land(rows.tolist())
+            self._in_flight.land(rows)
 
-    def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[list[int], float]:
-        """The best `wanted` prompts that may be picked, and the score of the last; fewer where fewer there are."""
+    def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
+        """The best `wanted` prompts that may be picked, (B,) on the CPU, and the score of the last.
+
+        They are fewer where fewer there are.
+        """
+        nobody = torch.zeros(0, dtype=torch.int64)
         if not wanted:
-            return [], 0.0
+            return nobody, 0.0
         allowed, free = self._allowed(mask, taken)
         if free < wanted and self.on_shortage != "reuse":
             raise PromptShortage(
@@ -394,7 +401,7 @@ class PromptSelector:
                 "release some, pass on_shortage='reuse', or allow_in_flight=True"
             )
         if not free:
-            return [], 0.0
+            return nobody, 0.0
         scores, shortlist = self._ranking()
         # A shortlist's threshold is one for the whole pool.
         picked = self._top_b(scores, min(wanted, free), allowed, shortlist if mask is None else None)
@@ -402,7 +409,7 @@ class PromptSelector:
         if torch.isnan(values).any():
             prompt = int(picked.cpu()[values.isnan()][0])
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
-        return picked.tolist(), float(values[-1])
+        return picked.cpu(), float(values[-1])
 
     def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
         """Who may be picked, (N,) or None for everyone, and how many they are: counted only where a mask is given."""
@@ -436,13 +443,12 @@ class PromptSelector:
             raise ValueError("give rewards of shape (B, G), or both successes and trials")
         if unread:
             return self.posterior.observe_unread(rows, successes, trials)
-        self.posterior.observe(*checks.counts(rows, successes, trials, self.num_prompts))
+        self.posterior.observe(rows, successes, trials)
         return rows
 
-    def _reuse(self, wanted: int, mask: Tensor | None, taken: set[int]) -> list[int]:
+    def _reuse(self, wanted: int, mask: Tensor | None, redrawn: list[int], fresh: Tensor) -> list[int]:
         """Prompts that are out already, longest out first, to fill a pick that would be too short."""
-        if wanted <= 0:
-            return []
+        taken = {*redrawn, *fresh.tolist()}
         allowed = None if mask is None else mask.cpu()
         out = [row for row in self._in_flight.prompts() if row not in taken and (allowed is None or allowed[row])]
         # Once in a run, for in a small pool it may be so at every pick; the metric `reused` counts them.

@@ -27,12 +27,15 @@ class Shortlist:
     rows: (room,) int64, the noted rows in any order; entries beyond `count` mean nothing.
     count: (1,) int64, rows that reached the threshold; where it exceeds the room, not all were noted.
     wanted: rows that the next threshold aims at, fewer than there is room for.
+    guide: (1,) int64, a row whose score the threshold was. Where all scores move from step to step, so should the
+        threshold: whoever can tell the coming score of this row before the others are written may take that.
     """
 
     threshold: Tensor
     rows: Tensor
     count: Tensor
     wanted: int
+    guide: Tensor
 
     @classmethod
     def empty(cls, batch: int, like: Tensor) -> Shortlist:
@@ -43,7 +46,14 @@ class Shortlist:
             torch.zeros(min(ROOM_PER_PICK * batch, rows), dtype=torch.int64, device=like.device),
             torch.zeros(1, dtype=torch.int64, device=like.device),
             min(LISTED_PER_PICK * batch, rows),
+            torch.zeros(1, dtype=torch.int64, device=like.device),
         )
+
+    def move(self, before: Tensor, coming: Tensor) -> None:
+        """Move the threshold with the score of its guide: from what it was before to what it will be, each (1,)."""
+        beyond = torch.nextafter(coming, torch.full_like(coming, torch.inf))
+        moved = torch.where(self.threshold > before, beyond, coming)
+        self.threshold.copy_(torch.where(self.threshold.isinf(), self.threshold, moved))
 
 
 def check_shortlist(shortlist: Shortlist, scores: Tensor) -> None:
@@ -51,6 +61,7 @@ def check_shortlist(shortlist: Shortlist, scores: Tensor) -> None:
     check_layout("shortlist.threshold", shortlist.threshold, (1,), scores, str(scores.dtype).removeprefix("torch."))
     check_layout("shortlist.rows", shortlist.rows, (shortlist.rows.numel(),), scores, "int64")
     check_layout("shortlist.count", shortlist.count, (1,), scores, "int64")
+    check_layout("shortlist.guide", shortlist.guide, (1,), scores, "int64")
     if not 0 <= shortlist.wanted <= shortlist.rows.numel():
         raise ValueError(
             f"shortlist.wanted must lie in [0, {shortlist.rows.numel()}], the room there is; got {shortlist.wanted}"

@@ -21,7 +21,9 @@ def note_block(scores, first_row, threshold, rows, count):  # type: ignore[no-un
     hits = 0
     for r in range(len(scores)):  # no branch, so that it becomes vector instructions
         hits += scores[r] >= threshold
-    if hits > 0:
+    if hits > 0 and count >= len(rows):
+        count += hits
+    elif hits > 0:
         for r in range(len(scores)):
             if scores[r] >= threshold:
                 if count < len(rows):

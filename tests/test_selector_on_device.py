@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bayes_prompt as bp
 from bayes_prompt.models import checks as model_checks
-from bayes_prompt.posteriors import checks, progress
+from bayes_prompt.posteriors import checks, evidence
 
 N, B, G = 60, 8, 4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,7 +108,7 @@ def test_nothing_in_the_training_loop_waits(method: str, monkeypatch: pytest.Mon
     if DEVICE == "cpu":  # what reads CPU tensors alone to check them
         monkeypatch.setattr(model_checks, "counts", lambda successes, trials: (successes, trials))
         monkeypatch.setattr(checks, "group_sizes", lambda name, trials, size: trials)
-        monkeypatch.setattr(progress, "check_table", lambda *arguments: None)
+        monkeypatch.setattr(evidence, "check_table", lambda *arguments: None)
     selector = make(method, "triton")
     given = [rewards_of(torch.arange(B), step).to(DEVICE) for step in range(6)]
     selector.update(selector.select(), given[0])  # what is done once may wait: tables are moved to the device

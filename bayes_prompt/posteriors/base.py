@@ -412,6 +412,10 @@ class Posterior(ABC):
             return Counts(none, none, none, none.bool(), none.sum())
         index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
         index, order = index.sort()
+        distinct = not self.on_device and int(index[-1]) < self.num_prompts and bool((index[1:] != index[:-1]).all())
+        if distinct:  # the usual case, where nobody has to wait to see it
+            trials = trials[order]
+            return Counts(index, successes[order], trials, torch.ones_like(index, dtype=torch.bool), trials.amax())
         entry = torch.arange(index.numel(), device=self.device)
         first = torch.where(index.diff(prepend=index[:1] - 1) != 0, entry, 0).cummax(0).values
         leader = (first == entry) & (index < self.num_prompts)

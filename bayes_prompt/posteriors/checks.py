@@ -86,7 +86,7 @@ def integers(
 def rows(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
     """Row numbers (B,) as an int64 CPU tensor; IndexError names the first one outside [0, num_prompts)."""
     tensor = integers(name, index).cpu()
-    _refuse_first(tensor, (tensor < 0) | (tensor >= num_prompts), IndexError, name, f"must lie in [0, {num_prompts})")
+    _refuse_outside(tensor, 0, num_prompts - 1, IndexError, name, f"must lie in [0, {num_prompts})")
     return tensor
 
 
@@ -111,8 +111,7 @@ def counts(
     index_ = rows("index", index, num_prompts)
     successes_ = integers("successes", successes, index_.numel()).cpu()
     trials_ = integers("trials", trials, index_.numel(), single=True).cpu()
-    bad = (trials_ < 1) | (trials_ > MAX_TRIALS)
-    _refuse_first(trials_, bad, ValueError, "trials", "must be at least 1 and at most 2**31 - 1")
+    _refuse_outside(trials_, 1, MAX_TRIALS, ValueError, "trials", "must be at least 1 and at most 2**31 - 1")
     bad = (successes_ < 0) | (successes_ > trials_)
     if bad.any():
         row = int(bad.nonzero()[0])
@@ -177,8 +176,7 @@ def group_sizes(name: str, trials: Tensor, size: int) -> Tensor:
     if tensor.numel() != size:
         raise ValueError(f"{name} must have {size} entries, one for each prompt asked about; got {tensor.numel()}")
     if tensor.device.type == "cpu":
-        bad = (tensor < 1) | (tensor > MAX_TRIALS)
-        _refuse_first(tensor, bad, ValueError, name, "must be at least 1 and at most 2**31 - 1")
+        _refuse_outside(tensor, 1, MAX_TRIALS, ValueError, name, "must be at least 1 and at most 2**31 - 1")
     return tensor
 
 
@@ -237,7 +235,11 @@ def _refuse_wide(name: str, least: int, most: int) -> None:
         raise ValueError(f"{name} must hold integers of 64 bits, in [-2**63, 2**63); got {wide}")
 
 
-def _refuse_first(values: Tensor, bad: Tensor, kind: type[Exception], name: str, accepted: str) -> None:
-    if bad.any():
-        row = int(bad.nonzero()[0])
+def _refuse_outside(values: Tensor, low: int, high: int, kind: type[Exception], name: str, accepted: str) -> None:
+    """Raise an error that names the first of `values` outside [low, high]."""
+    if not values.numel():
+        return
+    least, most = (int(end) for end in values.aminmax())
+    if least < low or most > high:
+        row = int(((values < low) | (values > high)).nonzero()[0])
         raise kind(f"{name}[{row}] = {int(values[row])} {accepted}")

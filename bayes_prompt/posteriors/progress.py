@@ -15,12 +15,15 @@ from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, SMALLEST_SCALE, UNEXPECTED, Scoring
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.models import checks as model_checks
-from bayes_prompt.models.emission import check_table
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
+from bayes_prompt.posteriors.evidence import CountTables
 
 if TYPE_CHECKING:
     from bayes_prompt.models.progress import SolvingProgress
+
+
+LISTED_FROM = 1 << 18  # prompts; of fewer the processor sees all again before it has kept a shortlist
 
 
 @dataclass
@@ -69,6 +72,7 @@ class ProgressPosterior(Posterior):
         self.model = model
         tables = model.lower(self.dtype, self.device)
         self._emission = tables.emission
+        self._counted_as = CountTables(tables.emission, self.dtype)
         states = tables.num_states
         if concentration is None:
             self._prior = tables.concentration
@@ -93,12 +97,12 @@ class ProgressPosterior(Posterior):
         self._standing: _Standing | None = None
         rates = self._emission.rates()
         self._rate_tables = {
-            name: getattr(rates, name).to(self.device, dtype) for name in ("low", "high", "alpha", "beta")
+            name: getattr(rates, name).to(self.device, self.dtype) for name in ("low", "high", "alpha", "beta")
         }
         self._has_points = torch.equal(rates.low, rates.high)  # every state is one success rate
         self._informative: dict[int, Tensor] = {}  # by group size: the same few are asked for at every step
-        self._mean_rate = self._emission.mean_rate().to(self.device, dtype)
-        self._reward_variance = self._emission.reward_variance().to(self.device, dtype)
+        self._mean_rate = self._emission.mean_rate().to(self.device, self.dtype)
+        self._reward_variance = self._emission.reward_variance().to(self.device, self.dtype)
 
     @property
     def belief(self) -> Tensor:
@@ -133,7 +137,9 @@ class ProgressPosterior(Posterior):
         if standing is None or standing.batch != batch:
             with torch.inference_mode(False):  # kept beyond this call, and written to
                 scores = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
-                scoring = Scoring(torch.empty_like(self._mean_rate), scores, Shortlist.empty(batch, scores))
+                listed = self.on_device or self.num_prompts >= LISTED_FROM
+                best = Shortlist.empty(batch, scores) if listed else None
+                scoring = Scoring(torch.empty_like(self._mean_rate), scores, best)
             standing = self._standing = _Standing(0, batch, scoring)
         if standing.trials != known or (known is None and not standing.answered):
             utility = self._informative_each(trials)[:, 0] if isinstance(trials, Tensor) else self._mixed(trials)
@@ -148,7 +154,7 @@ class ProgressPosterior(Posterior):
 
     def expected(self, trials: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Informative probability and success rate of the coming `trials` (M,) of rows (M,), each (M,)."""
-        belief = self._rows(index)
+        belief = self._belief(index)
         if not self.on_device and bool((trials == trials[:1]).all()):
             informative = self._average(self._mixed(int(trials[0])), belief)
         else:
@@ -261,43 +267,53 @@ class ProgressPosterior(Posterior):
             self._standing.answered = False
 
     def _apply(self, counts: Counts, elapsed: float) -> None:
-        log_likelihood = self._event_log_likelihood(counts.successes, counts.trials)
-        # A row's largest likelihood becomes 1, so that many trials cannot underflow; the evidence takes it back.
-        scale = log_likelihood.amax(1)
-        # A count that no state can produce says nothing about the state, and was not expected.
-        absurd = ~torch.isfinite(scale)
-        log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
-        likelihood = (log_likelihood - scale[:, None]).exp().to(self.dtype)
-        correction = self._emission.count_correction(counts.successes, counts.trials)  # here, before anything changes
+        # An emission may fail, so this comes before anything changes.
+        evidence = self._counted_as.of(counts, unread=self.on_device)
         if self._standing is not None and self._standing.trials is None:
             size = torch.where(counts.largest > 0, counts.largest, self._counters["group_size"])
             self._standing.scoring.utility.copy_(self._informative_each(self._known_group_size(size))[:, 0])
-        evidence = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
+        self._aim(elapsed)
+        chance = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
         status = torch.empty(counts.index.numel(), dtype=torch.int32, device=self.device)
         self._kernel("progress_filter").advance(
             *self._state(),
             counts.index,
-            likelihood,
+            evidence.likelihood,
             self.model.decay**elapsed,
-            evidence,
+            chance,
             status,
             None if self._standing is None else self._standing.scoring,
         )
         if self._standing is not None:
             self._standing.answered = True
-        unexpected = counts.leader & (absurd | ((status & UNEXPECTED) != 0))
+        unexpected = counts.leader & (evidence.absurd | ((status & UNEXPECTED) != 0))
         impossible = counts.leader & ((status & IMPOSSIBLE) != 0)
-        expected = counts.leader & ~unexpected
-        event = torch.where(expected, evidence, 1).double().log() + torch.where(expected, scale, 0.0)
-        count = torch.where(expected, correction, 0.0)
+        passed_over = unexpected | ~counts.leader
+        event = (chance.double().log() + evidence.scale).masked_fill(passed_over, 0)
         self._counters["log_evidence"] += event.sum()
-        self._counters["log_count_evidence"] += (event + count).sum()
+        self._counters["log_count_evidence"] += (event + evidence.correction.masked_fill(passed_over, 0)).sum()
         self._counters["unexpected"] += unexpected.sum()
         self._counters["impossible"] += impossible.sum()
 
+    def _aim(self, elapsed: float) -> None:
+        """Move the threshold of the shortlist to what its guide will score after the step, if nobody observes it.
+
+        Prompts that rest all drift alike, those with the same past by the same amount.
+        """
+        standing = self._standing
+        best = None if standing is None else standing.scoring.shortlist
+        if standing is None or best is None or not (self.on_device or bool(best.threshold.isfinite())):
+            return
+        learned, posterior, scale, prior = self._state(best.guide)
+        coming = Scoring(standing.scoring.utility, torch.empty_like(best.threshold))
+        nobody, none = best.guide[:0], coming.scores[:0]
+        observed = (nobody, none.reshape(0, len(posterior)), self.model.decay**elapsed, none, nobody.int())
+        self._kernel("progress_filter").advance(learned, posterior, scale.clone(), prior, *observed, coming)
+        best.move(standing.scoring.scores[best.guide], coming.scores)
+
     def _warm_start(self, counts: Counts) -> None:
         rows, keep = counts.index[counts.leader], counts.leader
-        likelihood = self._event_log_likelihood(counts.successes[keep], counts.trials[keep])
+        likelihood = self._counted_as.log_likelihood(counts.successes[keep], counts.trials[keep])
         largest = likelihood.amax(1, keepdim=True)
         likelihood = torch.where(torch.isfinite(largest), likelihood - largest, 0).exp().T
         weight = self._belief(rows).double() * likelihood
@@ -305,12 +321,6 @@ class ProgressPosterior(Posterior):
         state = torch.where(total > 0, weight / torch.where(total > 0, total, 1), likelihood / likelihood.sum(0))
         self._posterior[:, rows] = state.to(self.stored_dtype)  # without a minus: the belief is one transition further
         self._forget_answers()
-
-    def _event_log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
-        """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""
-        table = self._emission.event_log_likelihood(successes, trials)
-        check_table(self._emission, table, successes, trials)
-        return table
 
     def _per_prompt(self, name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A prior for each prompt, checked, in the kernels' order: the prompts last."""

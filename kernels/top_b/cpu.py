@@ -36,16 +36,12 @@ def top_b(
     numbers = (*rng.known(seed, step), first_prompt)
     value = scores.detach().numpy()
     mask = None if allowed is None else allowed.numpy()
-    rows = None if shortlist is None else _noted(shortlist, mask, batch)
+    rows, asked = None if shortlist is None else _noted(shortlist, mask, batch), 0
     if rows is None:
-        # Where the last batch ended among many that tie, this one is likely to, and more than it are of no use.
-        search = shortlist is not None and not bool(torch.isposinf(shortlist.threshold))
-        wanted = max(batch, shortlist.wanted) if search and shortlist is not None else batch
-        rows = _best(value, mask, wanted, *numbers)
-        if shortlist is not None:
-            shortlist.threshold.fill_(_threshold(value[rows], batch, wanted))
-    elif shortlist is not None and len(rows) >= shortlist.wanted > 0:
-        shortlist.threshold.fill_(float(_cut(value[rows], shortlist.wanted)))
+        asked = batch if shortlist is None else max(batch, shortlist.wanted)
+        rows = _best(value, mask, asked, *numbers)
+    if shortlist is not None:
+        _carry_over(shortlist, rows, value[rows], batch, asked)
     score = value[rows]
     if len(rows) > batch > 0:  # whoever scores less than the last one is out, whatever the keys
         inside = ~(score < _cut(score, batch))
@@ -68,19 +64,24 @@ def _noted(shortlist: Shortlist, allowed: np.ndarray | None, batch: int) -> np.n
     return rows if len(rows) >= batch else None
 
 
-def _threshold(score: np.ndarray, batch: int, wanted: int) -> float:
-    """Where a shortlist notes `wanted` rows of the next scores, if these, the best, are any guide.
+def _carry_over(shortlist: Shortlist, rows: np.ndarray, score: np.ndarray, batch: int, asked: int) -> None:
+    """Move the threshold to where it should note `wanted` rows of the next scores, if these, the best, are any guide.
 
-    A score that many share, such as that of all prompts never seen, is no threshold: either it is left out, or, where
-    the batch itself ends among those, nothing is worth noting.
+    A score that more rows share than there is room for, such as that of all prompts never seen, is no threshold: either
+    it is left out, or, where the batch itself ends among those, nothing is worth noting. asked: rows that were searched
+    for among all; 0 where those noted were enough.
     """
-    if len(score) < wanted or not wanted:
-        return -np.inf
-    cut = _cut(score, wanted)
-    above = score[score > cut]
-    if (score == cut).sum() == 1:
-        return float(cut)
-    return float(above.min()) if len(above) >= batch else np.inf
+    if not len(rows) or len(rows) < asked:
+        shortlist.threshold.fill_(-np.inf)
+        return
+    level = _cut(score, min(len(rows), max(1, shortlist.wanted)))
+    overflowed = int(shortlist.count) > shortlist.rows.numel() and bool(shortlist.threshold.isfinite())
+    if overflowed and (score == level).sum() > 1:
+        above = score[score > level]
+        level = above.min() if len(above) >= batch else np.inf
+    shortlist.threshold.fill_(float(level))
+    if (score == level).any():
+        shortlist.guide.fill_(int(rows[score == level][-1]))
 
 
 def _cut(score: np.ndarray, place: int) -> np.floating:
@@ -178,16 +179,20 @@ def _admit(  # type: ignore[no-untyped-def]
     values, rows, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row, count
 ):  # fmt: skip
     """Let those rows into a heap of `count` rows that are better than its worst; returns how many there are then."""
-    capacity, keys = len(heap_score), np.empty(len(values), np.int64)
+    capacity = len(heap_score)
+    keys, enters = np.empty(len(values), np.int64), np.ones(len(values), np.bool_)
     for n in range(len(values)):  # together, again as vector instructions
         keys[n] = tie_key(seed, step, first_prompt + rows[n])
     if count == capacity:  # among many that tie, few have a key that gets them in
         worst, worst_key, better = heap_score[0], heap_key[0], 0
         for n in range(len(values)):
-            better += (not values[n] <= worst) | ((values[n] == worst) & (keys[n] <= worst_key))
+            enters[n] = (not values[n] <= worst) | ((values[n] == worst) & (keys[n] <= worst_key))
+            better += enters[n]
         if better == 0:
             return count
     for n in range(len(values)):
+        if not enters[n]:
+            continue
         score, key, row = values[n], keys[n], rows[n]
         full = count == capacity
         if full and not _before(score, key, row, heap_score[0], heap_key[0], heap_row[0]):

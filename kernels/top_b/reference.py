@@ -37,8 +37,9 @@ def top_b(
     missing = np.isnan(value)
     order = np.lexsort((rows.numpy(), keys, -np.where(missing, 0.0, value), missing))
     if shortlist is not None and shortlist.wanted:
-        enough = len(order) >= shortlist.wanted
-        shortlist.threshold.fill_(value[order[shortlist.wanted - 1]] if enough else -np.inf)
+        last = order[shortlist.wanted - 1 : shortlist.wanted]
+        shortlist.threshold.fill_(value[last[0]] if len(last) else -np.inf)
+        shortlist.guide.fill_(int(rows[last[0]]) if len(last) else 0)
     order = order[:batch]
     picked = torch.full((batch,), -1, dtype=torch.int64)
     picked[: len(order)] = rows[torch.from_numpy(order)]

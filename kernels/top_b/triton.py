@@ -89,29 +89,29 @@ def top_b(
             return _in_order(found, scores, batch)
         short = (state[0, 3:] > 0) & (filled[:1] < wanted)  # everyone was looked at, and so few may be picked
         shortlist.threshold.copy_(torch.where(short, -torch.inf, shortlist.threshold))
-        picked = _in_order(found, scores, batch, shortlist.threshold, shortlist.wanted)
+        picked = _in_order(found, scores, batch, shortlist)
         # A score that more rows share than there is room for, such as that of all prompts never seen, is left out.
         above = torch.nextafter(shortlist.threshold, torch.full_like(shortlist.threshold, torch.inf))
         shortlist.threshold.copy_(torch.where(shortlist.count > room, above, shortlist.threshold))
         return picked
 
 
-def _in_order(found: Tensor, scores: Tensor, batch: int, threshold: Tensor | None = None, wanted: int = 0) -> Tensor:
-    """The first `batch` rows of `found` (3, n), best first, -1 for none; the wanted-th one's score to `threshold`."""
-    entries = found.shape[1]
+def _in_order(found: Tensor, scores: Tensor, batch: int, shortlist: Shortlist | None = None) -> Tensor:
+    """The first `batch` rows of `found` (3, n), best first, -1 for none; the wanted-th one becomes the guide."""
+    entries, wanted = found.shape[1], 0 if shortlist is None else shortlist.wanted
     if entries <= MOST_COMPARED:
         picked = torch.full((batch,), -1, dtype=torch.int64, device=found.device)
-        launch = {"BLOCK": ORDER_BLOCK, "num_warps": warps(ORDER_THREADS), "KEEP": threshold is not None}
-        kept = scores if threshold is None else threshold
+        launch = {"BLOCK": ORDER_BLOCK, "num_warps": warps(ORDER_THREADS), "KEEP": shortlist is not None}
+        kept = (scores, picked) if shortlist is None else (shortlist.threshold, shortlist.guide)
         grid = (triton.cdiv(entries, ORDER_BLOCK),)
-        _order[grid](found, scores, picked, kept, entries, batch, wanted, **launch)
+        _order[grid](found, scores, picked, *kept, entries, batch, wanted, **launch)
         return picked
     for word in (ROW, KEY, RANK):  # stable sorts, the least significant word first
         found = found[:, found[word].argsort(stable=True)]
-    if threshold is not None and 0 < wanted <= entries:
+    if shortlist is not None and 0 < wanted <= entries:
         row = found[ROW, wanted - 1 : wanted]
-        score = scores[torch.where(row == LAST, 0, row)]
-        threshold.copy_(torch.where(row == LAST, threshold, score))
+        shortlist.guide.copy_(torch.where(row == LAST, shortlist.guide, row))
+        shortlist.threshold.copy_(torch.where(row == LAST, shortlist.threshold, scores[shortlist.guide]))
     row = found[ROW, :batch]
     return torch.where(row == LAST, -1, row)
 
@@ -306,6 +306,7 @@ def _order(  # type: ignore[no-untyped-def]
     scores,
     picked,
     threshold,
+    guide,
     entries: tl.int64,
     batch: tl.int64,
     wanted: tl.int64,
@@ -332,6 +333,7 @@ def _order(  # type: ignore[no-untyped-def]
     if KEEP:
         last = there & (place == wanted - 1)
         tl.store(threshold + place * 0, tl.load(scores + row, mask=last, other=0.0), mask=last)
+        tl.store(guide + place * 0, row, mask=last)
 
 
 @triton.jit
@@ -346,7 +348,7 @@ def _entry(found, entries, place):  # type: ignore[no-untyped-def]
 
 _INTEGERS = ("num_rows", "seed", "step", "first_prompt", "number", "word_before", "shift_before", "shift")
 _INTEGERS += ("room", "wanted", "entries", "batch")
-_TENSORS = ("state", "counts", "found", "filled", "rows", "count", "picked")
+_TENSORS = ("state", "counts", "found", "filled", "rows", "count", "picked", "guide")
 
 
 def _variant(

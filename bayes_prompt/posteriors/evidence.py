@@ -1,0 +1,69 @@
+"""What observed counts say about the hidden states, as the filter takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.models.emission import Emission, check_table
+from bayes_prompt.posteriors.base import Counts
+
+MOST_LISTED = 1024  # rollouts of a group, up to which all its counts are worked out once
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of M observed counts and K states."""
+
+    likelihood: Tensor  # (M, K) in the dtype of the beliefs; the largest of a row is 1, so that nothing underflows
+    scale: Tensor  # (M,) float64, the logarithm of what a row was divided by
+    correction: Tensor  # (M,) float64, what turns the emission's own event into the counts
+    absurd: Tensor  # (M,) bool: counts that no state can produce say nothing about the state, and were not expected
+
+
+class CountTables:
+    """The evidence of counts under an emission; looked up where, on the CPU, all groups of a step have one size."""
+
+    def __init__(self, emission: Emission, dtype: torch.dtype) -> None:
+        self._emission, self._dtype = emission, dtype
+        self._tables: dict[int, Evidence | None] = {}  # by group size; None where some count of it has no evidence
+
+    def of(self, counts: Counts, unread: bool) -> Evidence:
+        """The evidence of M counts, whose errors the emission may raise: `check_table` names its first bad row.
+
+        unread: the counts lie on a device, which is not to be waited for.
+        """
+        table = None if unread else self._table(counts)
+        if table is None:
+            return self._of(counts.successes, counts.trials)
+        parts = (table.likelihood, table.scale, table.correction, table.absurd)
+        return Evidence(*(part.index_select(0, counts.successes) for part in parts))
+
+    def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
+        """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""
+        table = self._emission.event_log_likelihood(successes, trials)
+        check_table(self._emission, table, successes, trials)
+        return table
+
+    def _table(self, counts: Counts) -> Evidence | None:
+        group = int(counts.largest)
+        if not 0 < group <= MOST_LISTED or not bool((counts.trials == group).all()):
+            return None
+        if group not in self._tables:
+            every = torch.arange(group + 1)
+            with torch.inference_mode(False):  # kept beyond this call
+                try:
+                    self._tables[group] = self._of(every, torch.full_like(every, group))
+                except Exception:  # an emission that fails on some count is only at fault once that is observed
+                    self._tables[group] = None
+        return self._tables[group]
+
+    def _of(self, successes: Tensor, trials: Tensor) -> Evidence:
+        log_likelihood = self.log_likelihood(successes, trials)
+        scale = log_likelihood.amax(1)
+        absurd = ~torch.isfinite(scale)
+        log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
+        likelihood = (log_likelihood - scale[:, None]).exp().to(self._dtype)
+        return Evidence(likelihood, scale, self._emission.count_correction(successes, trials), absurd)
