@@ -6,7 +6,8 @@ the device, on how a pool is chunked or on the number of ranks. The layout of ke
     key     = (seed & 0xffffffff, seed >> 32)
     counter = (prompt & 0xffffffff, prompt >> 32, step, stream << 24 | attempt)
 
-The attempts of one use of randomness count from 0; of GAMMA they are row << 15 | entry << 6 | attempt.
+The attempts of one use of randomness count from 0; of GAMMA they are row << 15 | entry << 6 | attempt. Of TIE the four
+words belong to four prompts: prompt & 3 says which word, and prompt >> 2 stands in the counter.
 
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3. Words are
 held in int64 tensors (torch has no arithmetic on uint32), each in [0, 2**32).
@@ -105,9 +106,11 @@ def uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def tie_keys(seed: int | Tensor, step: int | Tensor, prompts: Tensor) -> Tensor:
-    """The 63-bit tie-break key of each prompt, int64, not negative: of two equal scores the smaller key is picked."""
-    w0, w1, _, _ = words(seed, step, prompts, TIE)
-    return w0 << 31 | w1 >> 1
+    """The 32-bit tie-break key of each prompt, int64 in [0, 2**32): of two equal scores the smaller key is picked.
+
+    Two prompts have the same key once in 2**32: then the row decides, which a pick notices at its last place at most.
+    """
+    return torch.stack(words(seed, step, prompts >> 2, TIE)).gather(0, (prompts & 3)[None])[0]
 
 
 def _unread(name: str, value: Number, limit: int) -> Number:

@@ -64,9 +64,10 @@ def words(seed, step, prompt, stream: tl.constexpr, attempt):  # type: ignore[no
 
 @triton.jit
 def tie_keys(seed, step, prompt):  # type: ignore[no-untyped-def]
-    """The 63-bit keys of `rng.tie_keys` for a block of int64 prompt numbers, as int64."""
-    w0, w1, _, _ = words(seed, step, prompt, TIE, 0)
-    return (w0.to(tl.int64) << 31) | (w1 >> 1).to(tl.int64)
+    """The 32-bit keys of `rng.tie_keys` for a block of int64 prompt numbers, as int64."""
+    w0, w1, w2, w3 = words(seed, step, prompt >> 2, TIE, 0)
+    odd, upper = (prompt & 1) != 0, (prompt & 2) != 0
+    return tl.where(upper, tl.where(odd, w3, w2), tl.where(odd, w1, w0)).to(tl.int64)
 
 
 @triton.jit

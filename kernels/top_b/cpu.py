@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.kernels import rng
-from bayes_prompt.kernels.rng_cpu import tie_key
+from bayes_prompt.kernels.rng_cpu import four_tie_keys, tie_key
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
 from bayes_prompt.kernels.top_b import check_arguments
@@ -146,9 +146,10 @@ def _collect(  # type: ignore[no-untyped-def]
     capacity, count, found = len(heap_score), 0, 0
     if capacity == 0:
         return count
-    value, row = np.empty(2 * _BLOCK, scores.dtype), np.empty(2 * _BLOCK, np.int64)  # those that may enter, unread yet
     reaches = np.zeros(_BLOCK, np.uint8)
     eights = reaches.view(np.uint64)
+    row, value = np.empty(2 * _BLOCK, np.int64), np.empty(2 * _BLOCK, scores.dtype)  # that may enter, from many blocks
+    key = np.empty(2 * _BLOCK, np.int64)
     for start in range(0, len(scores), _BLOCK):
         # Slices, for the compiler makes no vector instructions of a loop over part of an array.
         block, worst = scores[start : start + _BLOCK], heap_score[0] if count == capacity else bound
@@ -156,11 +157,11 @@ def _collect(  # type: ignore[no-untyped-def]
         for r in range(size):  # no branch either; NaN counts as a hit
             reaches[r] = not block[r] < worst
             hits += reaches[r]
-        if hits > size // 2:
-            free_value, free_row = value[found:], row[found:]
-            for r in range(size):
-                free_value[r], free_row[r] = block[r], start + r
-            found += size
+        if hits > size // 2:  # all of them: keys of neighbours come four at once
+            first = first_prompt + start
+            for n in range((first + size + 3) // 4 - first // 4):
+                key[4 * n], key[4 * n + 1], key[4 * n + 2], key[4 * n + 3] = four_tie_keys(seed, step, first // 4 + n)
+            count = _admit(block, key[first % 4 :], start, row[:0], allowed, heap_score, heap_key, heap_row, count)
         elif hits > 0:
             reaches[size:] = 0
             for eight in range(len(eights)):
@@ -168,32 +169,32 @@ def _collect(  # type: ignore[no-untyped-def]
                     for r in range(8 * eight, min(8 * eight + 8, size)):
                         value[found], row[found] = block[r], start + r
                         found += reaches[r]
-        if found >= _BLOCK or start + _BLOCK >= len(scores):
-            count = _admit(value[:found], row, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row, count)
+        if found >= _BLOCK or (found > 0 and start + _BLOCK >= len(scores)):
+            for n in range(found):  # together, again as vector instructions
+                key[n] = tie_key(seed, step, first_prompt + row[n])
+            count = _admit(value[:found], key, 0, row, allowed, heap_score, heap_key, heap_row, count)
             found = 0
     return count
 
 
 @compiled
-def _admit(  # type: ignore[no-untyped-def]
-    values, rows, allowed, seed, step, first_prompt, heap_score, heap_key, heap_row, count
-):  # fmt: skip
-    """Let those rows into a heap of `count` rows that are better than its worst; returns how many there are then."""
-    capacity = len(heap_score)
-    keys, enters = np.empty(len(values), np.int64), np.ones(len(values), np.bool_)
-    for n in range(len(values)):  # together, again as vector instructions
-        keys[n] = tie_key(seed, step, first_prompt + rows[n])
+def _admit(scores, keys, first, rows, allowed, heap_score, heap_key, heap_row, count):  # type: ignore[no-untyped-def]
+    """Let those rows into a heap of `count` rows that are better than its worst; returns how many there are then.
+
+    rows: the row of each score; of no length where they are `first` and those that follow it.
+    """
+    capacity, enters = len(heap_score), np.ones(len(scores), np.bool_)
     if count == capacity:  # among many that tie, few have a key that gets them in
         worst, worst_key, better = heap_score[0], heap_key[0], 0
-        for n in range(len(values)):
-            enters[n] = (not values[n] <= worst) | ((values[n] == worst) & (keys[n] <= worst_key))
+        for n in range(len(scores)):
+            enters[n] = (not scores[n] <= worst) | ((scores[n] == worst) & (keys[n] <= worst_key))
             better += enters[n]
         if better == 0:
             return count
-    for n in range(len(values)):
+    for n in range(len(scores)):
         if not enters[n]:
             continue
-        score, key, row = values[n], keys[n], rows[n]
+        score, key, row = scores[n], keys[n], rows[n] if len(rows) > 0 else first + n
         full = count == capacity
         if full and not _before(score, key, row, heap_score[0], heap_key[0], heap_row[0]):
             continue

@@ -52,13 +52,13 @@ def top_b(
     room = 0 if shortlist is None else shortlist.rows.numel()
     wanted = batch if shortlist is None else max(batch, shortlist.wanted)
     found = torch.full((3, room + wanted), LAST, dtype=torch.int64, device=device)
-    sizes = (scores.element_size(), 8, (rows.bit_length() + 7) // 8)  # bytes of rank, key and row number
+    sizes = (scores.element_size(), 4, (rows.bit_length() + 7) // 8)  # bytes of rank, key and row number
     digits = [(word, 8 * byte) for word, size in enumerate(sizes) for byte in reversed(range(size))]
 
     # One row a pass, and a first one from which pass 0 starts: everything is within the threshold.
     state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=device)
     state[0, RANK] = 2**32 - 1 if sizes[RANK] == 4 else -1
-    state[0, KEY] = LAST
+    state[0, KEY] = 2**32 - 1
     state[0, ROW] = 2 ** (8 * sizes[ROW]) - 1
     state[0, 3] = wanted
     counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=device)

@@ -89,11 +89,19 @@ def _uniform(words, out, size, BLOCK: tl.constexpr):
 
 @numba.njit
 def words_cpu(
-    prompts: np.ndarray, seed: int, step: int, stream: int, attempt: int, out: np.ndarray, keys: np.ndarray
+    prompts: np.ndarray,
+    seed: int,
+    step: int,
+    stream: int,
+    attempt: int,
+    out: np.ndarray,
+    keys: np.ndarray,
+    fours: np.ndarray,
 ) -> None:
     for n in range(len(prompts)):
         out[0, n], out[1, n], out[2, n], out[3, n] = rng_cpu.words(seed, step, prompts[n], stream, attempt)
         keys[n] = rng_cpu.tie_key(seed, step, prompts[n])
+        fours[n] = rng_cpu.four_tie_keys(seed, step, prompts[n] // 4)[prompts[n] % 4]
 
 
 def philox_triton(counter: Tensor, key: tuple[int, int]) -> Tensor:
@@ -153,10 +161,11 @@ def test_words_and_keys_are_bit_equal(seed: int, step: int, attempt: int) -> Non
     expected = torch.stack(rng.words(seed, step, prompts, stream, attempt))
     keys = rng.tie_keys(seed, step, prompts)
 
-    cpu_words, cpu_keys = torch.full_like(expected, -1), torch.full_like(keys, -1)
-    words_cpu(prompts.numpy(), seed, step, stream, attempt, cpu_words.numpy(), cpu_keys.numpy())
+    cpu_words, cpu_keys, fours = torch.full_like(expected, -1), torch.full_like(keys, -1), torch.full_like(keys, -1)
+    words_cpu(prompts.numpy(), seed, step, stream, attempt, cpu_words.numpy(), cpu_keys.numpy(), fours.numpy())
     assert torch.equal(cpu_words, expected)
     assert torch.equal(cpu_keys, keys)
+    assert torch.equal(fours, keys)
 
     gpu_words = torch.full_like(expected, -1, device=DEVICE)
     gpu_keys = torch.full_like(keys, -1, device=DEVICE)
@@ -165,10 +174,12 @@ def test_words_and_keys_are_bit_equal(seed: int, step: int, attempt: int) -> Non
     assert torch.equal(gpu_keys.cpu(), keys)
 
 
-def test_tie_keys_are_the_first_63_bits() -> None:
+def test_four_prompts_share_the_words_of_their_tie_keys() -> None:
     prompts = some_prompts()
-    w0, w1, _, _ = (word.tolist() for word in rng.words(9, 4, prompts, rng.TIE))
-    assert rng.tie_keys(9, 4, prompts).tolist() == [(high * 2**32 + low) // 2 for high, low in zip(w0, w1, strict=True)]
+    words = rng.words(9, 4, prompts // 4, rng.TIE)
+    expected = [words[prompt % 4][n].item() for n, prompt in enumerate(prompts.tolist())]
+    assert rng.tie_keys(9, 4, prompts).tolist() == expected
+    assert {prompt % 4 for prompt in prompts.tolist()} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

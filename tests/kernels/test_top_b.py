@@ -147,7 +147,7 @@ def test_scores_order_first(name: str) -> None:
 
 
 def test_equal_keys_are_broken_by_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of 63 bits collide too rarely to be met, so all but one bit are taken away."""
+    """Two of 32 bits collide too rarely to be met, so all but one bit are taken away."""
     full = rng.tie_keys
 
     @triton.jit
