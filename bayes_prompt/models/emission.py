@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from pyro.distributions import BetaBinomial, TorchDistribution
-from scipy.special import gammaln
 from torch import Tensor
 from torch.distributions import Beta, constraints
 
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks
-from bayes_prompt.models.numerics import log_beta_binomial, log_mean_power
+from bayes_prompt.models.numerics import RULE, log_beta_binomial, log_mean_power
 
 # Groups up to this size have the chance to be mixed added up count by count.
 _ADDED_UP = 256
@@ -296,6 +294,7 @@ class PartitionEmission(Emission):
         if values[0] != 0.0 or values[-1] != 1.0:
             raise ValueError(f"edges must run from 0 to 1; got {values[0]!r} to {values[-1]!r}")
         self.edges = edges
+        self._tables: dict[torch.device, list[Tensor]] = {}
 
     @property
     def num_states(self) -> int:
@@ -310,15 +309,21 @@ class PartitionEmission(Emission):
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """log of the mean over the bin of C(t, s) r^s (1 - r)^(t - s), (M, K) float64."""
         successes, trials = checks.counts(successes, trials)
-        pairs, row = torch.unique(torch.stack((successes, trials), dim=1), dim=0, return_inverse=True)
-        s, t = (column.cpu().numpy().astype(np.float64)[:, None] for column in pairs.unbind(1))
-        coefficient = gammaln(t + 1) - gammaln(s + 1) - gammaln(t - s + 1)
-        edges, rows = self.edges.numpy(), max(1, _INTEGRALS // self.num_states)
-        parts = [slice(start, start + rows) for start in range(0, len(s), rows)]
-        means = [log_mean_power(s[part], (t - s)[part], edges) for part in parts]
-        table = coefficient + np.concatenate(means or [np.zeros((0, self.num_states))])
-        table[t[:, 0] == 0] = 0.0
-        return torch.from_numpy(table).to(successes.device)[row]
+        row = None
+        if successes.device.type == "cpu":  # most are equal; on a device, whoever asks how many are must wait
+            pairs, row = torch.unique(torch.stack((successes, trials), dim=1), dim=0, return_inverse=True)
+            successes, trials = pairs.unbind(1)
+        if successes.device not in self._tables:  # once a device, which else would be waited for
+            self._tables[successes.device] = [table.to(successes.device) for table in (self.edges, RULE)]
+        s, t = successes.double()[:, None], trials.double()[:, None]
+        rows = max(1, _INTEGRALS // self.num_states)
+        means = [
+            log_mean_power(some, every - some, *self._tables[s.device])
+            for some, every in zip(s.split(rows), t.split(rows), strict=True)
+        ]
+        coefficient = torch.lgamma(t + 1) - torch.lgamma(s + 1) - torch.lgamma(t - s + 1)
+        table = (coefficient + torch.cat(means)).masked_fill(t == 0, 0.0)
+        return table if row is None else table[row]
 
     def describe(self) -> dict[str, Any]:
         """The edges, as a list of K + 1 floats."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.special import logsumexp, roots_legendre, xlogy
+from scipy.special import roots_legendre
 from torch import Tensor
 
 # The mass of the integrand that lies more than this far below its peak, in logarithms, is below rounding.
@@ -13,41 +13,42 @@ _NEGLIGIBLE = 50.0
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
 # 64 nodes on [0, 1]: exact for polynomials of degree 127, and to rounding for a bell cut off at _NEGLIGIBLE.
 _EXACT_TRIALS = 127
-_NODES = (roots_legendre(64)[0] + 1.0) / 2.0
-_WEIGHTS = roots_legendre(64)[1] / 2.0
+_NODES, _WEIGHTS = roots_legendre(64)
+RULE = torch.from_numpy(np.stack([(_NODES + 1.0) / 2.0, np.log(_WEIGHTS / 2.0)]))
+"""(2, 64) float64: nodes of `log_mean_power`, and the logarithms of their weights."""
 
 
-def log_mean_power(s: np.ndarray, f: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """log of the mean of r^s (1 - r)^f over each bin; s and f (M, 1), edges (K + 1,), result (M, K).
+def log_mean_power(s: Tensor, f: Tensor, edges: Tensor, rule: Tensor) -> Tensor:
+    """log of the mean of r^s (1 - r)^f over each bin; s and f (M, 1), edges (K + 1,), result (M, K), all in float64.
 
     Gauss-Legendre in logarithms: every term is positive, so nothing cancels or underflows however extreme the counts.
-    With many trials the integrand is a narrow bell; the nodes go where it is.
+    With many trials the integrand is a narrow bell; the nodes go where it is. `rule` is RULE on the device of the rest,
+    which is not waited for.
     """
     low, high = edges[:-1], edges[1:]
     width = high - low
 
-    def log_power(x: np.ndarray) -> np.ndarray:
+    def log_power(x: Tensor) -> Tensor:
         # The complement from its own end: 1 - rate would round where the bin ends at 1.
         rate, complement = low + width * x, (1.0 - high) + width * (1.0 - x)
-        return xlogy(s, rate) + xlogy(f, complement)
+        return torch.special.xlogy(s, rate) + torch.special.xlogy(f, complement)
 
-    mode = s / np.maximum(s + f, 1.0)
-    peak = np.divide(mode - low, width, out=np.zeros(np.broadcast(mode, width).shape), where=width > 0).clip(0.0, 1.0)
+    mode = s / (s + f).clamp(min=1.0)
+    peak = torch.where(width > 0, (mode - low) / torch.where(width > 0, width, 1.0), 0.0).clamp(0.0, 1.0)
     threshold = log_power(peak) - _NEGLIGIBLE
+    narrow = s.device.type != "cpu" or bool((s + f > _EXACT_TRIALS).any())
     ends = []
     for end in (0.0, 1.0):
-        inside, outside = peak, np.full_like(peak, end)
-        for _ in range(60 if np.any(s + f > _EXACT_TRIALS) else 0):  # bisection to the last bit
+        inside, outside = peak, torch.full_like(peak, end)
+        for _ in range(60 if narrow else 0):  # bisection to the last bit
             middle = (inside + outside) / 2.0
             below = log_power(middle) < threshold
-            inside, outside = np.where(below, inside, middle), np.where(below, middle, outside)
+            inside, outside = torch.where(below, inside, middle), torch.where(below, middle, outside)
         ends.append(outside)
     start, span = ends[0], ends[1] - ends[0]
-    terms = np.stack(
-        [np.log(weight) + log_power(start + span * node) for node, weight in zip(_NODES, _WEIGHTS, strict=True)]
-    )
-    with np.errstate(divide="ignore"):
-        return np.where(width > 0, np.log(span) + logsumexp(terms, axis=0), log_power(peak))
+    node, log_weight = rule[:, :, None, None]
+    terms = log_weight + log_power(start + span * node)
+    return torch.where(width > 0, span.log() + torch.logsumexp(terms, 0), log_power(peak))
 
 
 def log_rising(a: Tensor, n: Tensor) -> Tensor:
