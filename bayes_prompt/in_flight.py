@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_prompt.transfer import sent
+
 COLUMNS = ("selection", "place", "prompt", "waiting")
 
 
@@ -106,15 +108,15 @@ class InFlight:
     def send_unread(self, rows: Tensor, selection: int) -> None:
         """`send`, of distinct rows (B,) on the device."""
         self._count(rows, 1)
-        self._available[rows] = False
+        self._available.index_fill_(0, rows, False)
         self._post(rows, selection)
 
-    def land_unread(self, rows: Tensor) -> None:
-        """`land`, of rows (B,) on the device; row N is passed over."""
+    def land_unread(self, rows: Tensor, known: Tensor | None = None) -> None:
+        """`land`, of rows (B,) on the device; row N is passed over. known: the same on the host, if it has them."""
         out = self._count(rows, -1)
         out[rows] = out[rows].clamp(min=0)
         self._available[rows] = out[rows] == 0
-        self._post(rows, None)
+        self._post(rows if known is None else known, None)
 
     def most_out(self) -> int:
         """A number of prompts that are out, or more: what came back unread may not be known to have."""
@@ -194,12 +196,10 @@ class InFlight:
         self._mark(torch.tensor(list(self._outings), dtype=torch.int64), False)
 
     def _mark(self, prompts: Tensor, available: bool) -> None:
-        self.available.index_fill_(0, prompts.to(self.available.device), available)
+        self.available.index_fill_(0, sent(prompts, self.available.device), available)
 
     def _recount(self, prompts: list[int]) -> None:
         """Bring the device's own count in line with the host's."""
         if self._out is not None and prompts:
-            times = [self.times(prompt) for prompt in prompts]
-            self._out[torch.tensor(prompts, device=self._out.device)] = torch.tensor(times, dtype=torch.int32).to(
-                self._out.device
-            )
+            times = torch.tensor([self.times(prompt) for prompt in prompts], dtype=torch.int32)
+            self._out[sent(torch.tensor(prompts), self._out.device)] = sent(times, self._out.device)

@@ -25,6 +25,7 @@ from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
 from bayes_prompt.selector_state import STATE_VERSION, check_state
+from bayes_prompt.transfer import sent
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class PromptSelector:
             if candidates is not None:
                 mask = checks.mask("candidates", candidates, self.num_prompts)
                 size = int(mask.count_nonzero())
-                mask = mask.to(self.posterior.device)
+                mask = sent(mask, self.posterior.device)
             wanted = self.batch_size if batch_size is None else batch_size
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
             self._outings.settle(wait=False)
@@ -383,6 +384,8 @@ class PromptSelector:
         """End the outings of observed rows (B,), which are on the host or, unread, on the device."""
         if self.posterior.defers_checks(rows):
             self._outings.land_unread(rows)
+        elif self.posterior.on_device:
+            self._outings.land_unread(sent(rows, self.posterior.device), known=rows)
         else:
             self._in_flight.land(rows)
 

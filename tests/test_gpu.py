@@ -100,3 +100,58 @@ def test_a_captured_step_is_the_step() -> None:
         scores = captured.informative_probability(8)
         expected = bp.acquisition.top_b(scores, 64, seed=1, step=4 + replay)
         assert torch.equal(picked, expected)
+
+
+def test_counts_from_the_host_do_not_wait() -> None:
+    selector = bp.recipes.dps(num_prompts=N, batch_size=64, device="cuda")
+    rows, candidates = list(range(64)), torch.arange(N) % 2 == 0
+
+    def step() -> None:
+        selector.select(candidates)
+        selector.observe(rows, successes=[3] * 64, trials=8)
+        selector.advance()
+
+    for _ in range(2):  # what is done once may wait
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert selector.metrics()["groups"] == 6 * 64
+
+
+def test_a_selector_on_a_side_stream_picks_the_same() -> None:
+    """While the stream that training uses is busy: picks are there before it is done."""
+    plain, aside = (bp.recipes.dps(num_prompts=N, batch_size=64, seed=3, device="cuda") for _ in range(2))
+    generator = torch.Generator().manual_seed(5)
+    rewards = [(torch.rand(64, 8, generator=generator) < 0.5).float().cuda() for _ in range(6)]
+    expected = []
+    for some in rewards:
+        expected.append(plain.select())
+        plain.update(expected[-1], some)
+    side, trained = torch.cuda.Stream(), torch.cuda.Event()
+    for _ in range(2):  # compiled and cached, in a pool of its own
+        other = bp.recipes.dps(num_prompts=N, batch_size=64, device="cuda")
+        other.update(other.select(), rewards[0])
+    torch.cuda.synchronize()
+    torch.cuda._sleep(4_000_000_000)  # about two seconds, for what comes takes milliseconds
+    trained.record()
+    with torch.cuda.stream(side):
+        picks = []
+        for some in rewards:
+            picks.append(aside.select())
+            aside.update(picks[-1], some)
+        side.synchronize()
+    assert not trained.query(), "the side stream waited for the other one"
+    torch.cuda.synchronize()
+    assert all(torch.equal(pick, other) for pick, other in zip(picks, expected, strict=True))
+
+
+def test_a_partitions_integrals_are_taken_on_the_device() -> None:
+    emission = bp.PartitionEmission([0.0, 0.0, 0.2, 0.8, 1.0])
+    successes, trials = torch.tensor([0, 1, 4, 8, 0, 500]), torch.tensor([8, 8, 8, 8, 0, 1000])
+    exact = emission.log_likelihood(successes, trials)
+    assert torch.allclose(emission.log_likelihood(successes.cuda(), trials.cuda()).cpu(), exact, rtol=1e-11, atol=1e-11)

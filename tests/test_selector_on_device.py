@@ -6,10 +6,12 @@ Without a GPU the same code runs on CPU tensors, told that they must not be wait
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -64,12 +66,23 @@ def rewards_of(index: Tensor, step: int) -> Tensor:
     return (torch.rand(len(index), G, generator=g) < rates[:, None]).float()
 
 
+def on_the_device(rows: Tensor, values: Tensor) -> tuple[Any, Any]:
+    return rows.to(DEVICE), values.to(DEVICE)
+
+
+def on_the_host_too(rows: Tensor, values: Tensor) -> tuple[Any, Any]:
+    """Lists, of which `make` says that they are checked where they are."""
+    return rows.tolist(), values.tolist()
+
+
+@pytest.mark.parametrize("given", [on_the_device, on_the_host_too, "in turn"])
 @pytest.mark.parametrize("allow_in_flight", [False, True])
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 @pytest.mark.parametrize("method", ["dps", "mopps", "uniform", "history_resampling"])
-def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight: bool) -> None:
+def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight: bool, given: Any) -> None:
     """Asynchronous rollouts: groups come back late, twice, unasked, and sometimes never."""
     here, there = on_the_host(method, backend), make(method, backend)
+    ways = itertools.cycle([on_the_device, on_the_host_too] if given == "in turn" else [given])
     for selector in (here, there):
         selector.allow_in_flight = allow_in_flight
     waiting: list[Tensor] = []
@@ -81,7 +94,7 @@ def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight:
             back = torch.cat([waiting.pop(0), torch.tensor([step, step])])
             rewards = rewards_of(back, step)
             here.observe(back, rewards)
-            there.observe(back.to(DEVICE), rewards.to(DEVICE))
+            there.observe(*next(ways)(back, rewards))
         if step == 7:
             lost = waiting.pop(0)
             lost = lost[torch.isin(lost, here.in_flight)]
@@ -90,7 +103,7 @@ def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight:
         if len(waiting) > 4:
             late = waiting.pop(0)
             here.update(late, rewards_of(late, step))
-            there.update(late.to(DEVICE), rewards_of(late, step).to(DEVICE))
+            there.update(*next(ways)(late, rewards_of(late, step)))
         else:
             here.advance()
             there.advance()
@@ -119,6 +132,26 @@ def test_nothing_in_the_training_loop_waits(method: str, monkeypatch: pytest.Mon
             selector.observe(index, rewards)
             selector.advance()
     assert selector.metrics()["groups"] == B * 7
+
+
+EMISSIONS = {
+    "published": bp.models.emission.PublishedEmission,
+    "beta_binomial": lambda: bp.BetaBinomialEmission(dist.Beta(torch.tensor([1.0, 9.0]), torch.tensor([9.0, 1.0]))),
+    "partition": lambda: bp.PartitionEmission([0.0, 0.0, 0.3, 1.0]),
+}
+
+
+@pytest.mark.parametrize("emission", EMISSIONS)
+def test_no_emission_waits_for_counts_on_a_device(emission: str) -> None:
+    """Of tensors without values nothing can be read."""
+    law = EMISSIONS[emission]()
+    trials = torch.full((7,), 500, device="meta")
+    for table in (law.event_log_likelihood(trials, trials), law.log_likelihood(trials, trials)):
+        assert table.shape == (7, law.num_states)
+        assert table.device.type == "meta"
+    assert law.count_correction(trials, trials).device.type == "meta"
+    with pytest.raises(RuntimeError):  # as anything would that reads them
+        bool((trials == 500).all())
 
 
 def test_a_pool_that_may_run_short_is_looked_at() -> None:

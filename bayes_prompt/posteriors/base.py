@@ -27,6 +27,7 @@ from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
+from bayes_prompt.transfer import sent
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
 STATE_VERSION = 3
@@ -113,12 +114,12 @@ class Posterior(ABC):
         if self.defers_checks(index):
             index_ = checks.integers("index", index).to(self.device)
             size = index_.numel()
-            successes_ = checks.integers("successes", successes, size).to(self.device)
-            trials_ = checks.integers("trials", trials, size, single=True, device=self.device).to(self.device)
+            successes_ = sent(checks.integers("successes", successes, size), self.device)
+            trials_ = sent(checks.integers("trials", trials, size, single=True, device=self.device), self.device)
             entries = checks.deferred_counts(index_, successes_, trials_, self.num_prompts, self._counters["refused"])
         else:
             entries = checks.counts(index, successes, trials, self.num_prompts)
-        rows, successes_, trials_ = (entry.to(self.device).clone() for entry in entries)
+        rows, successes_, trials_ = (sent(entry, self.device).clone() for entry in entries)
         if rows.numel():
             self._pending.append((rows, successes_, trials_))
         return rows
@@ -380,7 +381,7 @@ class Posterior(ABC):
         """Rows (B,) to be looked up, on this device; those of the host are checked."""
         if isinstance(index, Tensor) and self.defers_checks(index):
             return index
-        return checks.rows("index", index, self.num_prompts).to(self.device)
+        return sent(checks.rows("index", index, self.num_prompts), self.device)
 
     def _average(self, table: Tensor, belief: Tensor) -> Tensor:
         """A figure of each state (K,) averaged over beliefs (K, M), as (M,), in full precision wherever called."""
