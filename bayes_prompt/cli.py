@@ -195,7 +195,7 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from bayes_prompt.testbed.files import writable_folder
+    from bayes_prompt.files import writable_folder
 
     try:
         writable_folder(options.out, "argument --out")
@@ -282,7 +282,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.list:
         return _list_benchmarks()
-    from bayes_prompt.testbed.files import writable_folder
+    from bayes_prompt.files import writable_folder
 
     try:
         writable_folder(options.out, "argument --out")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -19,13 +18,12 @@ LINE = 64  # bytes of a cache line, on the processors that there are
 def _prefetch(typing_context: Any, array: types.Array, element: types.Integer) -> Any:
     """prefetch(array, element): nothing is read, so an element beyond the end of the array does no harm."""
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(array)(context, builder, arguments[0])
         address = builder.bitcast(builder.gep(values.data, [arguments[1]]), cgutils.voidptr_t)
-        number = ir.IntType(32)
-        hint = builder.module.declare_intrinsic(
-            "llvm.prefetch", [cgutils.voidptr_t], ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[number] * 3])
-        )
+        number = cgutils.int32_t
+        kind = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [cgutils.voidptr_t, *[number] * 3])  # numba's llvmlite
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
         builder.call(hint, [address, number(0), number(3), number(1)])  # to be read; into every cache; data
         return context.get_dummy_value()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from bayes_prompt.bench.plots import plot
 from bayes_prompt.bench.results import Results, load
 from bayes_prompt.bench.tables import markdown
-from bayes_prompt.testbed.files import whole
+from bayes_prompt.files import whole
 
 PAGE = "performance.md"
 BEGIN = "<!-- Generated from benchmarks/results by `make performance`: what stands here is overwritten. -->"

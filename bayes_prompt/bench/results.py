@@ -15,7 +15,7 @@ from bayes_prompt.bench.machine import Commit, CopyBandwidth, Machine, versions
 from bayes_prompt.bench.measure import Seconds
 from bayes_prompt.bench.memory import Held
 from bayes_prompt.bench.verify import Verdict
-from bayes_prompt.testbed.files import whole
+from bayes_prompt.files import whole
 
 FORMAT = "bayes-prompt bench 1"
 _COUNTED = (OURS, GRAPH, COPY)  # whose bytes are known

@@ -7,7 +7,7 @@
 | `warm_start` | the supervised start that all methods share |
 | `experiment` | GRPO once per method of choosing prompts |
 | `settings`, `results`, `checks` | what goes into an experiment and comes out of it; checks of the former |
-| `report`, `plots`, `files` | table, curves, JSON and Parquet of the results; folders and whole files |
+| `report`, `plots` | table, curves, JSON and Parquet of the results |
 | `surroundings` | what a run changes in its process and puts back |
 
 `run(methods=("uniform", "dps"), steps=80, seed=0)` does it all and needs the extra `demo`.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayes_prompt.testbed.files import whole, writable_folder
+from bayes_prompt.files import whole, writable_folder
 from bayes_prompt.testbed.plots import plot
 from bayes_prompt.testbed.results import RunResult, mean_and_error
 from bayes_prompt.testbed.tasks import Task

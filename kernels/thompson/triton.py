@@ -26,6 +26,11 @@ _TERMS = tl.constexpr(thompson.SERIES_TERMS)
 _ROW_SHIFT, _ENTRY_SHIFT = tl.constexpr(rng.GAMMA_ROW_SHIFT), tl.constexpr(rng.GAMMA_ENTRY_SHIFT)
 
 
+def block_rows(dtype: torch.dtype) -> int:
+    """Rows of a program that draws: half as many in float64, whose wider numbers would not fit into the registers."""
+    return BLOCK if dtype == torch.float32 else BLOCK // 2
+
+
 def sample_beta(
     alpha: Tensor, beta: Tensor, seed: int | Tensor, step: int | Tensor, first_prompt: int, out: Tensor
 ) -> None:
@@ -34,7 +39,8 @@ def sample_beta(
     if len(alpha) == 0:
         return
     with torch.cuda.device_of(alpha):
-        _sample_beta[(triton.cdiv(len(alpha), BLOCK),)](
+        block = block_rows(alpha.dtype)
+        _sample_beta[(triton.cdiv(len(alpha), block),)](
             alpha,
             beta,
             out,
@@ -43,7 +49,7 @@ def sample_beta(
             step,
             first_prompt,
             **precision(alpha.dtype),
-            BLOCK=BLOCK,
+            BLOCK=block,
             num_warps=warps(THREADS),
         )
 
@@ -67,7 +73,8 @@ def score_beta(
     if len(alpha) == 0:
         return
     with torch.cuda.device_of(alpha):
-        _score_beta[(triton.cdiv(len(alpha), BLOCK),)](
+        block = block_rows(alpha.dtype)
+        _score_beta[(triton.cdiv(len(alpha), block),)](
             alpha,
             beta,
             scores,
@@ -80,7 +87,7 @@ def score_beta(
             float64_bits(high),
             0 if shortlist is None else shortlist.rows.numel(),
             **precision(alpha.dtype),
-            BLOCK=BLOCK,
+            BLOCK=block,
             num_warps=warps(THREADS),
         )
 
@@ -113,7 +120,7 @@ def sample_dirichlet(
     rows, entries, prompts = concentration.shape
     if prompts == 0:
         return
-    constants = {"ENTRIES": entries} | entry_blocks(entries)
+    constants = {"ENTRIES": entries} | entry_blocks(entries, concentration.dtype)
     with torch.cuda.device_of(concentration):
         _sample_dirichlet[(triton.cdiv(prompts, constants["BLOCK"]), rows)](
             concentration,
@@ -128,10 +135,10 @@ def sample_dirichlet(
         )
 
 
-def entry_blocks(entries: int) -> dict[str, int]:
+def entry_blocks(entries: int, dtype: torch.dtype) -> dict[str, int]:
     """The block of a program that draws from Dirichlet rows of so many entries: powers of two, entries by prompts."""
     entry_block = triton.next_power_of_2(entries)
-    return {"ENTRY_BLOCK": entry_block, "BLOCK": max(16, 2 * BLOCK // entry_block)}
+    return {"ENTRY_BLOCK": entry_block, "BLOCK": max(16, 2 * block_rows(dtype) // entry_block)}
 
 
 def precision(dtype: torch.dtype) -> dict[str, float]:
@@ -378,13 +385,14 @@ _DRAW = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
 
 def _beta_variant(scalar: str, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
     pointers = dict.fromkeys(("alpha", "beta", "out"), f"*{scalar}")
-    return _sample_beta, pointers | _DRAW | moment, precision(_DTYPES[scalar]) | {"BLOCK": BLOCK}, THREADS // 32
+    constants = precision(_DTYPES[scalar]) | {"BLOCK": block_rows(_DTYPES[scalar])}
+    return _sample_beta, pointers | _DRAW | moment, constants, THREADS // 32
 
 
 def _score_variant(scalar: str, notes: bool, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
     types = dict.fromkeys(("alpha", "beta", "scores"), f"*{scalar}") | _DRAW | moment
     types |= dict.fromkeys(("low_bits", "high_bits", "room"), "i64")
-    constants = precision(_DTYPES[scalar]) | {"BLOCK": BLOCK}
+    constants = precision(_DTYPES[scalar]) | {"BLOCK": block_rows(_DTYPES[scalar])}
     noted = {"threshold": f"*{scalar}", "rows": "*i64", "count": "*i64"}
     if notes:
         return _score_beta, types | noted, constants, THREADS // 32
@@ -398,7 +406,7 @@ def _state_variant(scalar: str, states: int, **moment: str) -> tuple[object, dic
 
 def _dirichlet_variant(scalar: str, entries: int, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:
     types = dict.fromkeys(("concentration", "out"), f"*{scalar}") | _DRAW | moment
-    constants = precision(_DTYPES[scalar]) | {"ENTRIES": entries} | entry_blocks(entries)
+    constants = precision(_DTYPES[scalar]) | {"ENTRIES": entries} | entry_blocks(entries, _DTYPES[scalar])
     return _sample_dirichlet, types, constants, THREADS // 32
 
 

@@ -16,24 +16,27 @@ import pytest
 MAY_IMPORT = {
     "kernels": set(),
     "errors": set(),
+    "files": set(),
+    "transfer": set(),
     "checkpoint": {"errors"},
     "history": {"errors", "checkpoint"},
     "models": {"errors", "history"},
-    "posteriors": {"errors", "checkpoint", "history", "kernels", "models"},
+    "posteriors": {"errors", "checkpoint", "history", "kernels", "models", "transfer"},
     "acquisition": {"errors", "kernels", "posteriors.base", "posteriors.checks"},
     "identities": {"errors"},
-    "in_flight": {"errors"},
+    "in_flight": {"errors", "transfer"},
     "metrics": {"errors", "checkpoint", "posteriors.base", "posteriors.checks"},
     "explanation": {"posteriors.base"},
     "selector_state": {"errors", "checkpoint", "posteriors.checks", "in_flight", "metrics"},
     "selector": {
         *("errors", "checkpoint", "posteriors", "acquisition", "kernels.shortlist"),
-        *("identities", "in_flight", "metrics", "explanation", "selector_state"),
+        *("identities", "in_flight", "metrics", "explanation", "selector_state", "transfer"),
     },
     "recipes": {"errors", "models", "posteriors", "acquisition", "selector"},
     "trainers": {"errors", "checkpoint", "history", "posteriors.checks", "selector", "recipes"},
     "testbed": {
         "errors",
+        "files",
         "checkpoint",
         "history",
         "posteriors.checks",
@@ -43,8 +46,8 @@ MAY_IMPORT = {
         "recipes",
         "trainers",
     },
-    "bench": {"kernels", "posteriors", "models", "acquisition", "selector", "recipes", "testbed.files"},
-    "cli": {"errors", "history", "kernels.backend", "selector", "recipes", "trainers", "testbed", "bench"},
+    "bench": {"kernels", "posteriors", "models", "acquisition", "selector", "recipes", "files"},
+    "cli": {"errors", "files", "history", "kernels.backend", "selector", "recipes", "trainers", "testbed", "bench"},
 }
 # The facade: importing names from it is what users do, and what code below it must not do.
 FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
@@ -53,7 +56,7 @@ FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
 HEAVY = {
     "pyro": ("models.*", "recipes"),
     "triton": ("kernels.*.triton", "kernels.rng_triton", "kernels.shortlist_triton"),
-    "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads"),
+    "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads", "kernels.prefetch"),
     "trl": ("trainers.trl", "testbed.*"),
     "transformers": ("trainers.trl", "testbed.*"),
     "accelerate": ("trainers.trl", "testbed.*"),
