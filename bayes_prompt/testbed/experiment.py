@@ -16,11 +16,11 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from bayes_prompt import recipes
+from bayes_prompt.files import writable_folder
 from bayes_prompt.history import History
 from bayes_prompt.posteriors.checks import integer
 from bayes_prompt.selector import PromptSelector
 from bayes_prompt.testbed import report
-from bayes_prompt.files import writable_folder
 from bayes_prompt.testbed.model import MAX_NEW_TOKENS, MuonAndAdamW, never_sampled, sample
 from bayes_prompt.testbed.results import Evaluation, NotWritten, RunResult
 from bayes_prompt.testbed.settings import Settings
