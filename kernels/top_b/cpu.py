@@ -19,7 +19,7 @@ from bayes_prompt.kernels.top_b import check_arguments
 
 _BLOCK = 256
 _MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
-_STRIDE = 512  # one row in so many is looked at for the bound
+_SAMPLED, _STRIDE = 16, 256  # rows looked at for the bound: so many for each one wanted, at most one in so many
 
 
 def top_b(
@@ -74,12 +74,12 @@ def _carry_over(shortlist: Shortlist, rows: np.ndarray, score: np.ndarray, batch
     if not len(rows) or len(rows) < asked:
         shortlist.threshold.fill_(-np.inf)
         return
-    level = _cut(score, min(len(rows), max(1, shortlist.wanted)))
+    level = float(_cut(score, min(len(rows), max(1, shortlist.wanted))))
     overflowed = int(shortlist.count) > shortlist.rows.numel() and bool(shortlist.threshold.isfinite())
     if overflowed and (score == level).sum() > 1:
         above = score[score > level]
-        level = above.min() if len(above) >= batch else np.inf
-    shortlist.threshold.fill_(float(level))
+        level = float(above.min()) if len(above) >= batch else np.inf
+    shortlist.threshold.fill_(level)
     if (score == level).any():
         shortlist.guide.fill_(int(rows[score == level][-1]))
 
@@ -93,7 +93,8 @@ def _best(
     value: np.ndarray, mask: np.ndarray | None, batch: int, seed: int, step: int, first_prompt: int
 ) -> np.ndarray:
     """The rows that may be among the best `batch`, by one pass over all scores."""
-    bound = _bound(value[::_STRIDE], None if mask is None else mask[::_STRIDE], batch)
+    stride = max(1, min(_STRIDE, len(value) // max(1, _SAMPLED * batch)))
+    bound = _bound(value[::stride], None if mask is None else mask[::stride], batch)
 
     def best(start: int, stop: int) -> np.ndarray:
         part = None if mask is None else mask[start:stop]
@@ -111,7 +112,7 @@ def _bound(sample: np.ndarray, mask: np.ndarray | None, batch: int) -> np.floati
 
     In a pool whose scores ascend, every row would enter the heap otherwise.
     """
-    if len(sample) > 4 * batch > 0:
+    if len(sample) >= _SAMPLED * batch > 0:
         sample = sample.copy() if mask is None else sample[mask]
         if len(sample) >= batch:
             return _cut(sample, batch)
