@@ -19,7 +19,8 @@ from bayes_prompt.kernels.top_b import check_arguments
 
 _BLOCK = 256
 _MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
-_SAMPLED, _STRIDE = 16, 256  # rows looked at for the bound: so many for each one wanted, at most one in so many
+_SAMPLED = 16  # rows looked at for the bound, for each one wanted
+_LEAST_STRIDE, _STRIDE = 16, 256  # of these rows: nearer to one another, looking costs more than it spares
 
 
 def top_b(
@@ -93,8 +94,10 @@ def _best(
     value: np.ndarray, mask: np.ndarray | None, batch: int, seed: int, step: int, first_prompt: int
 ) -> np.ndarray:
     """The rows that may be among the best `batch`, by one pass over all scores."""
-    stride = max(1, min(_STRIDE, len(value) // max(1, _SAMPLED * batch)))
-    bound = _bound(value[::stride], None if mask is None else mask[::stride], batch)
+    stride = min(_STRIDE, len(value) // max(1, _SAMPLED * batch))
+    bound = value.dtype.type(-np.inf)
+    if stride >= _LEAST_STRIDE:
+        bound = _bound(value[::stride], None if mask is None else mask[::stride], batch)
 
     def best(start: int, stop: int) -> np.ndarray:
         part = None if mask is None else mask[start:stop]
@@ -112,11 +115,8 @@ def _bound(sample: np.ndarray, mask: np.ndarray | None, batch: int) -> np.floati
 
     In a pool whose scores ascend, every row would enter the heap otherwise.
     """
-    if len(sample) >= _SAMPLED * batch > 0:
-        sample = sample.copy() if mask is None else sample[mask]
-        if len(sample) >= batch:
-            return _cut(sample, batch)
-    return sample.dtype.type(-np.inf)
+    sample = sample.copy() if mask is None else sample[mask]
+    return _cut(sample, batch) if len(sample) >= batch > 0 else sample.dtype.type(-np.inf)
 
 
 @compiled
