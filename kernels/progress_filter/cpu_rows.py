@@ -245,11 +245,14 @@ def _spread(D, prior, scale, j, i, factor, weight, to, start, stop):  # type: ig
 def _predict_block(D, p, prior, scale, sums, weight, b, start, stop):  # type: ignore[no-untyped-def]
     """Rows [start, stop): b (K, block) becomes the belief that follows from p, or p itself in rows without a step."""
     states, size = p.shape[0], stop - start
-    b[:, :size] = 0
-    for j in range(states):
-        _share(p[j, start:stop], prior, scale, sums, j, weight, start, stop)
-        for i in range(states):
-            _spread(D, prior, scale, j, i, p.dtype.type(1), weight, b[i], start, stop)
+    if D.shape[2] == 0 and prior.shape[2] == 1:
+        _mix_block(p, prior, b, start, stop)
+    else:
+        b[:, :size] = 0
+        for j in range(states):
+            _share(p[j, start:stop], prior, scale, sums, j, weight, start, stop)
+            for i in range(states):
+                _spread(D, prior, scale, j, i, p.dtype.type(1), weight, b[i], start, stop)
     # Rounding would let a belief's sum wander over thousands of steps: it is divided out.
     one = p.dtype.type(1)
     for i in range(states):
@@ -262,6 +265,30 @@ def _predict_block(D, p, prior, scale, sums, weight, b, start, stop):  # type: i
         to, row = b[i], p[i, start:stop]
         for r in range(size):
             to[r] = (row[r] if weight[r] < 0 else to[r]) * weight[r]
+
+
+@compiled
+def _mix_block(p, prior, b, start, stop):  # type: ignore[no-untyped-def]
+    """b (K, block) becomes p of rows [start, stop) times transitions that all rows share: four states at a time."""
+    states = p.shape[0]
+    table = np.zeros((states + 3, states), p.dtype)
+    for j in range(states):
+        mass = p.dtype.type(0)
+        for i in range(states):
+            mass += prior[j, i, 0]
+        for i in range(states):
+            table[j, i] = prior[j, i, 0] / mass
+    for j in range(0, states, 4):
+        p0, p1 = p[j, start:stop], p[min(j + 1, states - 1), start:stop]
+        p2, p3 = p[min(j + 2, states - 1), start:stop], p[min(j + 3, states - 1), start:stop]
+        for i in range(states):
+            to, t0, t1, t2, t3 = b[i], table[j, i], table[j + 1, i], table[j + 2, i], table[j + 3, i]
+            if j == 0:
+                for r in range(len(p0)):
+                    to[r] = t0 * p0[r] + t1 * p1[r] + t2 * p2[r] + t3 * p3[r]
+            else:
+                for r in range(len(p0)):
+                    to[r] += t0 * p0[r] + t1 * p1[r] + t2 * p2[r] + t3 * p3[r]
 
 
 @compiled
