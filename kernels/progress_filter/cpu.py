@@ -53,10 +53,10 @@ def advance(
     learns = learned is not None
     scales = (scalar(before if learns else 0), scalar(after if learns else 0), scalar(factor), 1.0 / after)
     tiny = torch.finfo(prior.dtype).tiny
-    if posterior.dtype == torch.bfloat16:
-        kernel = partial(advance_narrow, *state)
-    elif _three(learned, prior):
+    if _three(learned, prior):
         kernel = partial(advance_three, *state)
+    elif posterior.dtype == torch.bfloat16:
+        kernel = partial(advance_narrow, *state)
     else:
         kernel = partial(advance_rows, *state)
 
@@ -71,10 +71,9 @@ def score(learned: Tensor | None, posterior: Tensor, scale: Tensor, prior: Tenso
     state = _state(learned, posterior, scale, prior)
     out = _Output(scoring, posterior, prior)
     now = prior.numpy().dtype.type(0 if learned is None else float(scale))
-    if posterior.dtype == torch.bfloat16:
-        kernel = score_narrow
-    else:
-        kernel = score_three if _three(learned, prior) else score_rows
+    kernel = score_narrow if posterior.dtype == torch.bfloat16 else score_rows
+    if _three(learned, prior):
+        kernel = score_three
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, int]:
         return out.noted(lambda *where: kernel(*state, now, *where, start, stop), stop - start)

@@ -1,4 +1,5 @@
-"""The passes of `cpu.py` over a state that is stored in bfloat16: a block of rows is widened, worked on and rounded.
+"""The passes of `cpu.py` over a state of any K that is stored in bfloat16: a block of rows is widened, worked on and
+rounded.
 
 numba has no bfloat16. Its numbers come as uint16: they are the upper halves of float32's.
 """
@@ -31,10 +32,10 @@ def advance_narrow(  # type: ignore[no-untyped-def]
             gain, tiny, utility, scores[:0], threshold, noted[:0], 0, stop - start
         )  # fmt: skip
         for j in range(p.shape[0]):
-            _narrow(wide_p[j], p[j, start:stop])
+            narrow_to(wide_p[j], p[j, start:stop])
             if D.shape[2] > 0 and (seen.stop > seen.start or factor != 1):
                 for i in range(p.shape[0]):
-                    _narrow(wide_D[j, i], D[j, i, start:stop])
+                    narrow_to(wide_D[j, i], D[j, i, start:stop])
         if len(scores) > 0:
             base = _widen(D, p, prior, wide_D, wide_p, own, start, stop)  # scored is what was stored
             _score(wide_D, wide_p, base, after, utility, scores[start:stop], threshold, noted)
@@ -71,11 +72,17 @@ def predict_narrow(D, p, prior, scale, belief, first, last):  # type: ignore[no-
 def _score(D, p, prior, scale, utility, out, threshold, noted):  # type: ignore[no-untyped-def]
     """Scores (size,) of a widened block; 8 bits leave the posterior's sum some thousandths from 1."""
     score_rows(D, p, prior, scale, utility, out, threshold, noted[:0], 0, len(out))
+    divide_by_mass(p, out)
+
+
+@compiled
+def divide_by_mass(p, out):  # type: ignore[no-untyped-def]
+    """Divide scores (size,) by the sum of the posterior p (K, block) where a step was made: else they are already."""
     for r in range(len(out)):
-        total = np.float32(0)
+        total = p.dtype.type(0)
         for i in range(p.shape[0]):
             total += p[i, r]
-        if total > 0:  # else it is divided by that already
+        if total > 0:
             out[r] /= total
 
 
@@ -96,24 +103,33 @@ def _workspace(D, p, prior):  # type: ignore[no-untyped-def]
 def _widen(D, p, prior, wide_D, wide_p, own, start, stop):  # type: ignore[no-untyped-def]
     """Fill the workspace; returns the priors of the block, (K, K, 1) or (K, K, block)."""
     for j in range(p.shape[0]):
-        _widen_row(p[j, start:stop], wide_p[j])
+        widen_to(p[j, start:stop], wide_p[j])
         for i in range(p.shape[0]):
             if D.shape[2] > 0:
-                _widen_row(D[j, i, start:stop], wide_D[j, i])
+                widen_to(D[j, i, start:stop], wide_D[j, i])
             if prior.shape[2] > 1:
                 own[j, i, : stop - start] = prior[j, i, start:stop]
     return own if prior.shape[2] > 1 else prior
 
 
 @inlined
-def _widen_row(source, target):  # type: ignore[no-untyped-def]
-    for r in range(len(source)):
-        target[r] = np.uint32(np.uint32(source[r]) << _16).view(np.float32)
+def widen_to(source, target):  # type: ignore[no-untyped-def]
+    """Copy numbers, from bfloat16 if that is what they are."""
+    if source.itemsize == 2:
+        for r in range(len(source)):
+            target[r] = np.uint32(np.uint32(source[r]) << _16).view(np.float32)
+    else:
+        for r in range(len(source)):
+            target[r] = source[r]
 
 
 @inlined
-def _narrow(source, target):  # type: ignore[no-untyped-def]
-    """Round to nearest, ties to even; finite numbers only."""
-    for r in range(len(target)):
-        bits = np.float32(source[r]).view(np.uint32)
-        target[r] = np.uint16(np.uint32(bits + _HALF + ((bits >> _16) & _1)) >> _16)
+def narrow_to(source, target):  # type: ignore[no-untyped-def]
+    """Copy numbers, to bfloat16 if that is stored: rounded to nearest, ties to even; finite numbers only."""
+    if target.itemsize == 2:
+        for r in range(len(target)):
+            bits = np.float32(source[r]).view(np.uint32)
+            target[r] = np.uint16(np.uint32(bits + _HALF + ((bits >> _16) & _1)) >> _16)
+    else:
+        for r in range(len(target)):
+            target[r] = source[r]

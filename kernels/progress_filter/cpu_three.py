@@ -10,6 +10,7 @@ import numpy as np
 
 from bayes_prompt.kernels.prefetch import LINE, prefetch
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
+from bayes_prompt.kernels.progress_filter.cpu_narrow import divide_by_mass, narrow_to, widen_to
 from bayes_prompt.kernels.progress_filter.cpu_rows import condition, score_unmoved
 from bayes_prompt.kernels.shortlist_cpu import note_block
 from bayes_prompt.kernels.threads import compiled, inlined
@@ -24,68 +25,86 @@ def advance_three(  # type: ignore[no-untyped-def]
     D, p, prior, index, L, evidence, status, before, after, factor, gain, tiny,
     utility, scores, threshold, noted, first, last
 ):  # fmt: skip
-    """`cpu_rows.advance_rows` for K = 3."""
-    buffer = np.empty(13 * _B, p.dtype)
+    """`cpu_rows.advance_rows` for K = 3; a state in bfloat16 comes as uint16."""
+    buffer = np.empty(13 * _B, prior.dtype)
+    learned, posterior = buffer[:_P].reshape((3, 3, _B)), buffer[_P:_S].reshape((3, _B))
     most = min(_B, len(index))
     xi, q, rows = np.empty((most, 3, 3)), np.empty((most, 3)), np.empty(most, np.int64)
     entry, count = np.searchsorted(index, first), 0
     for start in range(first, last, _B):
-        stop = min(start + _B, last)
+        size, stop = min(_B, last - start), min(start + _B, last)
+        _load(D, p, buffer, start, stop, 0)
         observed = 0
         while entry < len(index) and index[entry] < stop:
-            n = index[entry]
+            n = index[entry] - start
             if observed == 0 or rows[observed - 1] != n:
-                condition(D, p, prior, L, before, entry, n, q[observed], xi[observed], tiny, evidence, status)
+                condition(
+                    *(learned, posterior, prior, L, before, entry, n, q[observed], xi[observed]),
+                    *(tiny, evidence, status),
+                )
                 rows[observed] = n
                 observed += 1
             entry += 1
-        for k in range(12):
-            source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
-            _copy(source, buffer[k * _B : k * _B + stop - start])
-        for r in range(0, stop - start, _AHEAD):
+        for r in range(0, size, _AHEAD):
             _fetch(D, p, stop + r, min(stop + r + _AHEAD, last))
-            _predict(buffer[r:], prior, before, min(_AHEAD, stop - start - r))
+            _predict(buffer[r:], prior, before, min(_AHEAD, size - r))
         if factor != 1:
             _shrink(buffer, factor, tiny / SMALLEST_SCALE)
         for o in range(observed):
-            for k in range(9):
-                place = k * _B + rows[o] - start
-                buffer[place] += xi[o, k // 3, k % 3] * gain
-                D[k // 3, k % 3, rows[o]] = buffer[place]
-            for k in range(3):
-                buffer[_P + k * _B + rows[o] - start] = q[o, k]
-        for k in range(12):
-            target = buffer[k * _B : k * _B + stop - start]
-            if k >= 9:
-                _copy(target, p[k - 9, start:stop])
-            elif factor != 1:
-                _copy(target, D[k // 3, k % 3, start:stop])
+            n = rows[o]
+            for j in range(3):
+                posterior[j, n] = q[o, j]
+                for i in range(3):
+                    learned[j, i, n] += xi[o, j, i] * gain
+                    narrow_to(learned[j, i, n : n + 1], D[j, i, start + n : start + n + 1])
+        for k in range(9 if factor == 1 else 0, 12):
+            target = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
+            narrow_to(buffer[k * _B : k * _B + size], target)
         if len(scores) > 0:
-            _score(buffer, prior, after, utility, stop - start)
-            _copy(buffer[_S : _S + stop - start], scores[start:stop])
+            if p.itemsize == 2:  # scored is what was stored
+                _load(D, p, buffer, start, stop, 9 if observed == 0 and factor == 1 else 0)
+            _score(buffer, prior, after, utility, size)
+            out = scores[start:stop]
+            _finish(buffer, out, p.itemsize == 2)
             if len(noted) > 0:
-                count = note_block(scores[start:stop], start, threshold, noted, count)
+                count = note_block(out, start, threshold, noted, count)
     return count
 
 
 @compiled
 def score_three(D, p, prior, scale, utility, scores, threshold, noted, first, last):  # type: ignore[no-untyped-def]
     """`cpu_rows.score_rows` for K = 3: to the last bit what `advance_three` would have scored."""
-    buffer, count = np.empty(13 * _B, p.dtype), 0
+    buffer, count = np.empty(13 * _B, prior.dtype), 0
     for start in range(first, last, _B):
-        stop = min(start + _B, last)
-        for k in range(12):
-            source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
-            _copy(source, buffer[k * _B : k * _B + stop - start])
-        for r in range(0, stop - start, _AHEAD):
+        size, stop = min(_B, last - start), min(start + _B, last)
+        _load(D, p, buffer, start, stop, 0)
+        for r in range(0, size, _AHEAD):
             _fetch(D, p, stop + r, min(stop + r + _AHEAD, last))
-            _score(buffer[r:], prior, scale, utility, min(_AHEAD, stop - start - r))
+            _score(buffer[r:], prior, scale, utility, min(_AHEAD, size - r))
         out = scores[start:stop]
-        _copy(buffer[_S : _S + stop - start], out)
-        score_unmoved(p, utility, out, start, stop)
+        _finish(buffer, out, p.itemsize == 2)
+        score_unmoved(buffer[_P:_S].reshape((3, _B)), utility, out, 0, size)
         if len(noted) > 0:
             count = note_block(out, start, threshold, noted, count)
     return count
+
+
+@compiled
+def _load(D, p, buffer, start, stop, first):  # type: ignore[no-untyped-def]
+    """Rows [start, stop) to the buffer, from its part number `first` on."""
+    for k in range(first, 12):
+        source = D[k // 3, k % 3, start:stop] if k < 9 else p[k - 9, start:stop]
+        widen_to(source, buffer[k * _B : k * _B + stop - start])
+
+
+@compiled
+def _finish(w, out, narrow):  # type: ignore[no-untyped-def]
+    """The buffer's scores to `out` (size,)."""
+    scores = w[_S:]
+    for r in range(len(out)):
+        out[r] = scores[r]
+    if narrow:
+        divide_by_mass(w[_P:_S].reshape((3, _B)), out)
 
 
 @inlined
@@ -95,12 +114,6 @@ def _fetch(D, p, start, stop):  # type: ignore[no-untyped-def]
         row = D[k // 3, k % 3] if k < 9 else p[k - 9]
         for n in range(start, stop, LINE // p.itemsize):
             prefetch(row, n)
-
-
-@inlined
-def _copy(source, target):  # type: ignore[no-untyped-def]
-    for r in range(len(source)):
-        target[r] = source[r]
 
 
 @compiled
