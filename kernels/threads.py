@@ -32,7 +32,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if not isinstance(kernel, numba.core.dispatcher.Dispatcher):  # NUMBA_DISABLE_JIT=1: the function itself
         return kernel
     # Numba asks whether the kernel's own file has changed. It is made of functions of other files as well.
-    file = kernel._cache._cache_file
+    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if file is None or not hasattr(file, "_source_stamp"):  # another numba: better no cache than a stale one
+        return numba.njit(function, nogil=True, error_model="numpy")
     file._source_stamp = (file._source_stamp, _sources())
     return kernel
 

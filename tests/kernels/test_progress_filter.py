@@ -414,9 +414,9 @@ def test_prior_is_the_fixed_point_of_decay() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "rows", "steps"), [("cpu", 512, 1000), ("triton", 64, 100)])
+@pytest.mark.parametrize(("name", "rows"), [("cpu", 512), ("triton", 512 if torch.cuda.is_available() else 64)])
 @pytest.mark.parametrize("decay", [0.7, 0.98, 1.0])
-def test_float32_after_many_random_steps(name: str, rows: int, steps: int, decay: float) -> None:
+def test_float32_after_a_thousand_random_steps(name: str, rows: int, decay: float) -> None:
     """Beliefs within 1e-4 of the float64 reference, and the same pick but for scores that differ by less than that."""
     wide = random_step(rows, 3, decay=decay)
     narrow = random_step(rows, 3, torch.float32, decay=decay)
@@ -432,7 +432,7 @@ def test_float32_after_many_random_steps(name: str, rows: int, steps: int, decay
             setattr(step, key, getattr(step, key).to(where))
         step.utility = utility.to(where, step.scores.dtype)
         assert which
-    for _ in range(steps):
+    for _ in range(1000):
         index = torch.randperm(rows, generator=g)[: rows // 8].sort().values
         seen = torch.eye(3)[torch.randint(3, (len(index),), generator=g)]
         for which, step in (("reference", wide), (name, narrow)):

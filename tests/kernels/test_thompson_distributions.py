@@ -30,7 +30,7 @@ CASES = [
     ("triton", torch.float32),
     ("triton", torch.float64),
 ]
-ROWS = {"reference": 50_000, "cpu": 1_000_000, "triton": 50_000}
+ROWS = {"reference": 50_000, "cpu": 1_000_000, "triton": 1_000_000 if torch.cuda.is_available() else 50_000}
 LEVEL = 1e-3  # chance that a test rejects right draws, shared by all that it compares, over its cases too (Bonferroni)
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # half an ulp of numbers in [1, 2), relative to them
 
@@ -195,7 +195,10 @@ def test_entries_of_dirichlet_rows(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_covariance_of_dirichlet_entries(name: str) -> None:
-    """-m m' / (sum + 1) between two entries of a row of means m and m', none between rows or prompts."""
+    """-m m' / (sum + 1) between two entries of a row of means m and m', none between rows or prompts.
+
+    Means of so many products are nearly normal, but for concentrations that make nearly all of them tiny.
+    """
     draws = dirichlet_draws(name, torch.float64)
     scores = {}
     for row, concentration in zip(draws, torch.tensor(DIRICHLETS).double(), strict=True):
@@ -203,7 +206,7 @@ def test_covariance_of_dirichlet_entries(name: str) -> None:
         for i, j in ((0, 1), (0, 2), (1, 2)):
             products = (row[i] - mean[i]) * (row[j] - mean[j])
             expected = -mean[i] * mean[j] / (concentration.sum() + 1)
-            if expected < 0:
+            if expected < 0 and min(concentration[i], concentration[j]) >= 0.05:
                 scores[tuple(concentration.tolist()), i, j] = (products.mean() - expected) / products.std()
     uniform = draws[DIRICHLETS.index((1.0, 1.0, 1.0))] - 1 / 3
     for other, (r, k) in {"row": (1, 0), "row and entry": (0, 1)}.items():
