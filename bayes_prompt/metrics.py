@@ -55,15 +55,9 @@ class BatchRecord:
             return torch.zeros(len(fields(BatchRecord)), dtype=torch.float64, device=posterior.device)
         rows, trials = counts.index.clamp(max=posterior.num_prompts - 1), counts.trials
         informative, rate = posterior.expected(trials, rows)
-        figures = (
-            torch.ones_like(trials),
-            trials,
-            (counts.successes > 0) & (counts.successes < trials),
-            counts.successes,
-            informative,
-            rate.double() * trials,
-        )
-        return torch.where(counts.leader, torch.stack([figure.double() for figure in figures]), 0.0).sum(1)
+        mixed = (counts.successes > 0) & (counts.successes < trials)
+        figures = (counts.leader, trials, mixed, counts.successes, informative, rate.double() * trials)
+        return torch.where(counts.leader, torch.stack(figures), 0.0).sum(1)  # in float64, the widest of their types
 
 
 class Metrics:

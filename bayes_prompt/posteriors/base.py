@@ -384,9 +384,8 @@ class Posterior(ABC):
         return sent(checks.rows("index", index, self.num_prompts), self.device)
 
     def _average(self, table: Tensor, belief: Tensor) -> Tensor:
-        """A figure of each state (K,) averaged over beliefs (K, M), as (M,), in full precision wherever called."""
-        with torch.autocast(self.device.type, enabled=False):
-            return table @ belief
+        """A figure of each state (K,) averaged over beliefs (K, M), (M,): not by a product that autocast would round."""
+        return (table[:, None] * belief).sum(0)
 
     def _kernel(self, operation: str) -> ModuleType:
         return backends.load(operation, self.backend)
@@ -411,7 +410,9 @@ class Posterior(ABC):
         if not entries:
             none = torch.zeros(0, dtype=torch.int64, device=self.device)
             return Counts(none, none, none, none.bool(), none.sum())
-        index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
+        index, successes, trials = entries[0]
+        if len(entries) > 1:
+            index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
         index, order = index.sort()
         distinct = not self.on_device and int(index[-1]) < self.num_prompts and bool((index[1:] != index[:-1]).all())
         if distinct:  # the usual case, where nobody has to wait to see it
