@@ -384,7 +384,7 @@ class Posterior(ABC):
         return sent(checks.rows("index", index, self.num_prompts), self.device)
 
     def _average(self, table: Tensor, belief: Tensor) -> Tensor:
-        """A figure of each state (K,) averaged over beliefs (K, M), (M,): not by a product that autocast would round."""
+        """A figure of each state (K,) averaged over beliefs (K, M), (M,): no matrix product, which autocast rounds."""
         return (table[:, None] * belief).sum(0)
 
     def _kernel(self, operation: str) -> ModuleType:

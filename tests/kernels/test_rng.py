@@ -182,6 +182,15 @@ def test_four_prompts_share_the_words_of_their_tie_keys() -> None:
     assert {prompt % 4 for prompt in prompts.tolist()} == {0, 1, 2, 3}
 
 
+def test_tie_keys_stay_what_they_are() -> None:
+    """Who resumes a run with a later version gets the same picks."""
+    prompts = torch.tensor([0, 1, 2, 3, 4, 10**9 + 7, 2**62 - 1])
+    known = [4068724908, 2894038555, 85430303, 1885486350, 343381726, 1526621203, 4016193341]
+    assert rng.tie_keys(9, 4, prompts).tolist() == known
+    words = [oracle((int(prompt) // 4 % 2**32, int(prompt) // 4 // 2**32, 4, 0), (9, 0)) for prompt in prompts]
+    assert [int(word[int(prompt) % 4]) for word, prompt in zip(words, prompts, strict=True)] == known
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_uniform_is_rounded_once(dtype: torch.dtype) -> None:
     # Words next to the midpoints of float32 are where rounding twice would show.
