@@ -10,7 +10,7 @@ from bayes_prompt.kernels.threads import inlined
 # numba promotes uint64 with a signed integer to float64, so every constant is typed.
 _MULTIPLIER_0, _MULTIPLIER_1 = map(np.uint64, rng.MULTIPLIERS)
 _WEYL_0, _WEYL_1 = map(np.uint64, rng.WEYL)
-_MASK, _32, _24, _0 = map(np.uint64, (rng.MASK, 32, 24, 0))
+_MASK, _32, _24 = map(np.uint64, (rng.MASK, 32, 24))
 _TIE = rng.TIE
 
 
@@ -36,7 +36,7 @@ def words(seed, step, prompt, stream, attempt):  # type: ignore[no-untyped-def]
 def tie_key(seed, step, prompt):  # type: ignore[no-untyped-def]
     """The key of `rng.tie_keys` for one prompt, as int64; without a branch, so that a loop of it can be vectorised."""
     w0, w1, w2, w3 = words(seed, step, prompt >> 2, _TIE, 0)
-    odd, upper = np.uint64(prompt & 1) * _32, _0 - np.uint64((prompt >> 1) & 1)
+    odd, upper = np.uint64(prompt & 1) * _32, np.uint64((prompt >> 1) & 1) * _MASK
     low, high = (w0 | (w1 << _32)) >> odd, (w2 | (w3 << _32)) >> odd
     return np.int64((low ^ ((low ^ high) & upper)) & _MASK)
 

@@ -40,7 +40,7 @@ class Emission(ABC):
 
     Counts are integers with 0 <= successes <= trials. One that no state can produce (-inf for each) is unexpected and
     says nothing about the state, as does a row without trials, whose log likelihoods are 0. Results are float64, on the
-    device of the counts.
+    device of the counts, and functions of the counts alone: they may be worked out once and kept.
     """
 
     @property

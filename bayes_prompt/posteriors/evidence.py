@@ -49,11 +49,14 @@ class CountTables:
 
     def _table(self, counts: Counts) -> Evidence | None:
         group = int(counts.largest)
-        if not 0 < group <= MOST_LISTED or not bool((counts.trials == group).all()):
+        worth_it = (
+            0 < group <= MOST_LISTED and group < 2 * counts.index.numel()
+        )  # else a table costs more than it spares
+        if not worth_it or not bool((counts.trials == group).all()):
             return None
         if group not in self._tables:
-            every = torch.arange(group + 1)
-            with torch.inference_mode(False):  # kept beyond this call
+            with torch.inference_mode(False), torch.no_grad():  # kept beyond this call
+                every = torch.arange(group + 1)
                 try:
                     self._tables[group] = self._of(every, torch.full_like(every, group))
                 except Exception:  # an emission that fails on some count is only at fault once that is observed
@@ -66,4 +69,5 @@ class CountTables:
         absurd = ~torch.isfinite(scale)
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self._dtype)
-        return Evidence(likelihood, scale, self._emission.count_correction(successes, trials), absurd)
+        correction = self._emission.count_correction(successes, trials).expand(scale.shape)
+        return Evidence(likelihood, scale, correction, absurd)

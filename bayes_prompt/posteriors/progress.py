@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bayes_prompt.models.progress import SolvingProgress
 
 
-LISTED_FROM = 1 << 18  # prompts; of fewer the processor sees all again before it has kept a shortlist
+LISTED_FROM = 1 << 18  # prompts; on the CPU, a search of fewer takes no longer than keeping a shortlist does
 
 
 @dataclass

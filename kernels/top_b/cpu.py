@@ -79,7 +79,7 @@ def _carry_over(shortlist: Shortlist, rows: np.ndarray, score: np.ndarray, batch
     overflowed = int(shortlist.count) > shortlist.rows.numel() and bool(shortlist.threshold.isfinite())
     if overflowed and (score == level).sum() > 1:
         above = score[score > level]
-        level = float(above.min()) if len(above) >= batch else np.inf
+        level = float(above.min()) if len(above) >= max(batch, 1) else np.inf
     shortlist.threshold.fill_(level)
     if (score == level).any():
         shortlist.guide.fill_(int(rows[score == level][-1]))
@@ -156,8 +156,9 @@ def _collect(  # type: ignore[no-untyped-def]
         block, worst = scores[start : start + _BLOCK], heap_score[0] if count == capacity else bound
         size, hits = len(block), 0
         for r in range(size):  # no branch either; NaN counts as a hit
-            reaches[r] = not block[r] < worst
-            hits += reaches[r]
+            hit = not block[r] < worst
+            reaches[r] = hit
+            hits += hit
         if hits > size // 2:  # all of them: keys of neighbours come four at once
             first = first_prompt + start
             for n in range((first + size + 3) // 4 - first // 4):
@@ -169,7 +170,7 @@ def _collect(  # type: ignore[no-untyped-def]
                 if eights[eight] != 0:
                     for r in range(8 * eight, min(8 * eight + 8, size)):
                         value[found], row[found] = block[r], start + r
-                        found += reaches[r]
+                        found += int(reaches[r])  # not eight bits, which wrap where nothing is compiled
         if found >= _BLOCK or (found > 0 and start + _BLOCK >= len(scores)):
             for n in range(found):  # together, again as vector instructions
                 key[n] = tie_key(seed, step, first_prompt + row[n])

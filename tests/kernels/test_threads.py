@@ -99,12 +99,18 @@ def test_threads_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_compilation_kernels_are_plain_functions() -> None:
     code = (
-        "import bayes_prompt as bp; selector = bp.recipes.dps(num_prompts=9, batch_size=2)\n"
-        "selector.update(selector.select(), successes=[1, 1], trials=2); print(selector.select().numel())"
+        "import bayes_prompt as bp; make = lambda b: bp.recipes.dps(num_prompts=600, batch_size=2, backend=b)\n"
+        "for selector in (make('cpu'), make('reference')):\n"
+        "    picks = [selector.select()]\n"
+        "    selector.update(picks[0], successes=[1, 1], trials=2)\n"
+        "    print(*picks[0].tolist(), *selector.select().tolist())"
     )
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.split() == ["2"], done.stderr
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    here, reference = done.stdout.splitlines()
+    assert len(here.split()) == 4 and here == reference
 
 
 def test_a_failed_range_leaves_no_other_running(monkeypatch: pytest.MonkeyPatch) -> None:

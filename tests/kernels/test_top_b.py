@@ -287,6 +287,15 @@ def test_the_threshold_moves_to_the_wanted_number_of_rows(name: str) -> None:
     assert float(kept.threshold) == -INF
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_nobody_is_wanted_of_a_crowded_shortlist(name: str) -> None:
+    scores = torch.ones(100, device="cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
+    kept = Shortlist.empty(2, scores)
+    kept.threshold.fill_(1.0)
+    note(kept, scores)
+    assert backend.load("top_b", name).top_b(scores, None, 0, SEED, STEP, FIRST, kept).tolist() == []
+
+
 def test_large_batches_are_sorted_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond so many rows each is no longer compared with each."""
     scores = pool("few levels", 300, torch.float32)

@@ -69,12 +69,16 @@ def test_without_its_guide_the_threshold_stays_behind(monkeypatch: pytest.Monkey
         test_the_threshold_goes_with_scores_that_drift("cpu", torch.float32, monkeypatch)
 
 
+@pytest.mark.parametrize(("own", "learn"), [(False, True), (False, False), (True, True), (True, False)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_guide_scores_what_it_was_said_to(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide_scores_what_it_was_said_to(
+    backend: str, own: bool, learn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the last bit, or rows that tie with it would be missed."""
     monkeypatch.setattr(progress, "LISTED_FROM", 1)
-    posterior = bp.SolvingProgress(decay=0.6).posterior(N, backend=backend)
     g = torch.Generator().manual_seed(2)
+    priors = {"concentration": torch.rand(N, 3, 3, generator=g) + 0.1} if own else {}
+    posterior = bp.SolvingProgress(decay=0.6, learn=learn).posterior(N, backend=backend, **priors)
     for _ in range(3):
         posterior.update(torch.arange(100), groups(g, 100), TRIALS)
     scores, kept = posterior.informative_scores(TRIALS, B)
