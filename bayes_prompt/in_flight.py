@@ -48,7 +48,7 @@ class InFlight:
 
     def prompts(self) -> list[int]:
         """The prompts that are out, longest out first."""
-        return sorted(self._outings, key=lambda prompt: self._outings[prompt][0])
+        return sorted(self._outings, key=self._outings.__getitem__)
 
     def waiting(self) -> list[tuple[int, int, int]]:
         """Those of `outings` that wait to be handed out again, in that order."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from bayes_prompt.kernels.arguments import check_layout
 
 LISTED_PER_PICK = 4  # rows that the threshold aims at, in batches: some will be in flight, and scores move
-ROOM_PER_PICK = 16  # rows that there is room for, in batches
+ROOM_PER_WANTED = 4  # rows that there is room for, for each that the threshold aims at
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Shortlist:
         rows = like.numel()
         return cls(
             torch.full((1,), torch.inf, dtype=like.dtype, device=like.device),
-            torch.zeros(min(ROOM_PER_PICK * batch, rows), dtype=torch.int64, device=like.device),
+            torch.zeros(min(ROOM_PER_WANTED * LISTED_PER_PICK * batch, rows), dtype=torch.int64, device=like.device),
             torch.zeros(1, dtype=torch.int64, device=like.device),
             min(LISTED_PER_PICK * batch, rows),
             torch.zeros(1, dtype=torch.int64, device=like.device),

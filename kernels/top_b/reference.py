@@ -27,7 +27,8 @@ def top_b(
 
     scores: (N,) float32 or float64. allowed: (N,) bool, or None for all rows. seed, step: numbers, or (1,) int64
     tensors on the device of the scores. shortlist: what was noted when the scores were written; it never changes the
-    pick, and its threshold is moved to where it should note `wanted` rows of the next scores. Raises ValueError when
+    pick, and its threshold is moved to where it should note `wanted` rows of the next scores, with a row that scores as
+    much for its guide. (A backend may aim at fewer, where more tie than there is room for.) Raises ValueError when
     batch is negative or seed, step or first_prompt is out of range.
     """
     seed, step, first_prompt = check_arguments(scores, allowed, batch, seed, step, first_prompt, shortlist)

@@ -90,9 +90,13 @@ def top_b(
         short = (state[0, 3:] > 0) & (filled[:1] < wanted)  # everyone was looked at, and so few may be picked
         shortlist.threshold.copy_(torch.where(short, -torch.inf, shortlist.threshold))
         picked = _in_order(found, scores, batch, shortlist)
-        # A score that more rows share than there is room for, such as that of all prompts never seen, is left out.
+        # A score that more rows share than there is room for, such as that of all prompts never seen, is no threshold.
+        # The last pass over ranks has counted them, if those over keys were needed: if not all of them are wanted.
+        after = state[sizes[RANK] + 1]
+        tied = counts[sizes[RANK]].gather(0, after[RANK : RANK + 1] & 255)
         above = torch.nextafter(shortlist.threshold, torch.full_like(shortlist.threshold, torch.inf))
-        shortlist.threshold.copy_(torch.where(shortlist.count > room, above, shortlist.threshold))
+        crowded = (after[3:] > 0) & (tied > room)
+        shortlist.threshold.copy_(torch.where(crowded, above, shortlist.threshold))
         return picked
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayes_prompt.kernels import backend, rng, rng_triton
 from bayes_prompt.kernels.shortlist import Shortlist, note
-from bayes_prompt.kernels.top_b import cpu as top_b_cpu
+from bayes_prompt.kernels.top_b import cpu_heap
 from bayes_prompt.kernels.top_b import triton as top_b_triton
 
 BACKENDS = ["reference", "cpu", "triton"]
@@ -98,7 +98,7 @@ def test_the_reference_is_a_sort(kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 2, 127, 129, 4_001, 32_768])  # the last one is shared by two threads
+@pytest.mark.parametrize("rows", [1, 2, 255, 257, 511, 513, 4_001, 32_768])  # blocks have 256
 def test_cpu_equals_the_reference(kind: str, dtype: torch.dtype, rows: int) -> None:
     scores = pool(kind, rows, dtype)
     allowed = torch.rand(rows, generator=torch.Generator().manual_seed(1)) < 0.3
@@ -165,11 +165,11 @@ def test_equal_keys_are_broken_by_the_row(monkeypatch: pytest.MonkeyPatch) -> No
             assert top_b("triton", scores, None, batch) == expected[:batch]
     nan = np.float32(np.nan)
     for score in (np.float32(0), nan):
-        assert top_b_cpu._before(score, 5, 1, score, 5, 2)
-        assert not top_b_cpu._before(score, 5, 2, score, 5, 2)
-        assert top_b_cpu._before(score, 4, 9, score, 5, 2)
-    assert top_b_cpu._before(np.float32(-np.inf), 9, 9, nan, 1, 1)
-    assert not top_b_cpu._before(nan, 1, 1, np.float32(-np.inf), 9, 9)
+        assert cpu_heap.before(score, 5, 1, score, 5, 2)
+        assert not cpu_heap.before(score, 5, 2, score, 5, 2)
+        assert cpu_heap.before(score, 4, 9, score, 5, 2)
+    assert cpu_heap.before(np.float32(-np.inf), 9, 9, nan, 1, 1)
+    assert not cpu_heap.before(nan, 1, 1, np.float32(-np.inf), 9, 9)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -189,7 +189,7 @@ def test_a_pool_in_chunks_gives_what_the_whole_gives(name: str) -> None:
 
 
 def test_the_pick_does_not_depend_on_threads() -> None:
-    rows = 70_001
+    rows = 3 * (1 << 17) + 5  # of which each of three threads is worth waking
     scores = pool("few levels", rows, torch.float32)
     expected = top_b("reference", scores, None, 300)
     threads = torch.get_num_threads()
@@ -239,6 +239,57 @@ def test_bad_arguments(name: str) -> None:
         module.top_b(scores, scores, 1, 0, 0, 0)
     with pytest.raises(ValueError, match=r"allowed must have shape \(4,\), got \(3,\)"):
         module.top_b(scores, torch.ones(3, dtype=torch.bool), 1, 0, 0, 0)
+
+
+def plateaus(rows: int, above: int, beside: int, period: int) -> Tensor:
+    """Most rows share a score; so many score more, and so many NaN. Every period-th row scores most of all."""
+    g = torch.Generator().manual_seed(rows + above)
+    scores = torch.full((rows,), 0.25)
+    some = torch.randperm(rows, generator=g)
+    scores[some[:above]] = 0.5 + torch.rand(above, generator=g)
+    scores[some[above : above + beside]] = torch.nan
+    scores[some[above + beside : rows // 2]] = 0.125
+    if period:
+        scores[::period] = 2 + torch.arange(len(scores[::period])) % 3
+    return scores
+
+
+@pytest.mark.parametrize("rows", [300, 2_000, 40_001])
+@pytest.mark.parametrize(("above", "beside", "period"), [(60, 0, 0), (11, 50, 0), (0, 9, 0), (30, 3, 39), (30, 3, 1)])
+def test_what_a_sample_promises_is_verified(rows: int, above: int, beside: int, period: int) -> None:
+    """Wherever the pick ends: above a plateau, on it, below it, and where the sample sees what others are not."""
+    scores = plateaus(rows, above, beside, period)
+    allowed = torch.rand(rows, generator=torch.Generator().manual_seed(1)) < 0.8
+    kept = Shortlist.empty(20, scores)
+    for mask in (None, allowed, scores < 0.25, scores.isnan()):
+        for batch in (1, 20, 64, 200):
+            expected = by_definition(scores, mask, batch)
+            assert top_b("cpu", scores, mask, batch) == expected
+            for threshold in (-INF, 0.25, 0.26, 1.0, INF):
+                kept.threshold.fill_(threshold)
+                note(kept, scores)
+                assert (
+                    backend.load("top_b", "cpu").top_b(scores, mask, batch, SEED, STEP, FIRST, kept).tolist()
+                    == expected
+                )
+
+
+@pytest.mark.parametrize("name", ["cpu", "triton"])
+def test_a_plateau_is_no_threshold(name: str) -> None:
+    """The next score above it is, whether the pick ends above it or on it, so that steps to come are not crowded."""
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    kernel, batch, rows = backend.load("top_b", name), 8, 900
+    for above in (3, 8, 20):
+        scores = plateaus(rows, above, 5, 0).to(device)
+        kept = Shortlist.empty(batch, scores)
+        for _ in range(3):
+            picked = kernel.top_b(scores, None, batch, SEED, STEP, FIRST, kept)
+            assert picked.tolist() == by_definition(scores.cpu(), None, batch)
+            assert float(kept.threshold) == float(torch.nextafter(torch.tensor(0.25), torch.tensor(INF)))
+            assert float(scores[kept.guide]) == 0.25
+            assert int(kept.guide) not in picked.tolist()
+            note(kept, scores)
+            assert int(kept.count) == above
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

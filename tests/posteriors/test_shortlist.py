@@ -58,7 +58,7 @@ def test_the_threshold_goes_with_scores_that_drift(
         step(selector, g)
         kept = shortlist(selector)
         fell += float(kept.threshold) < before
-    assert settled >= steps // 2
+    assert settled >= steps - 3
     assert fell >= 3, "the scores did not drift, so that nothing was shown"
 
 
@@ -94,17 +94,17 @@ def test_the_guide_scores_what_it_was_said_to(
         assert float(kept.threshold) == float(torch.nextafter(scores[guide], torch.tensor(torch.inf)))
 
 
-def test_a_score_that_all_share_is_no_threshold_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nearly all prompts tie, more reach it than there is room for; once few do, a shortlist is kept again."""
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_a_score_that_all_share_is_no_threshold(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all prompts tie, so that more would reach it than there is room for; the few above them are noted."""
     monkeypatch.setattr(progress, "LISTED_FROM", 1)
-    selector = bp.recipes.dps(num_prompts=N, batch_size=B, decay=1.0, backend="cpu")
+    selector = bp.recipes.dps(num_prompts=N, batch_size=B, decay=1.0, backend=backend)
     g = torch.Generator().manual_seed(3)
-    overflowed = 0
+    step(selector, g)
     for _ in range(4):
+        assert int(shortlist(selector).count) <= len(shortlist(selector).rows)
         step(selector, g)
-        overflowed += int(shortlist(selector).count) > len(shortlist(selector).rows)
-    assert overflowed
-    for some in torch.randperm(N, generator=g).split(20):
+    for some in torch.randperm(N, generator=g)[:300].split(20):
         selector.posterior.update(some, groups(g, len(some)), TRIALS)
     settled = 0
     for _ in range(20):

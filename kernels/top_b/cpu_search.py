@@ -1,0 +1,143 @@
+"""One pass over all scores on the CPU, a bounded heap for each range of rows, that few rows are shown.
+
+A sample of the scores tells what the best are likely to reach. Where it guessed too high, there is another pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+import numpy as np
+
+from bayes_prompt.kernels.shortlist import ROOM_PER_WANTED
+from bayes_prompt.kernels.threads import over_rows
+from bayes_prompt.kernels.top_b.cpu_heap import collect
+
+_MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
+_SAMPLED = 16  # rows looked at for a bound, for each one wanted
+_LEAST_STRIDE, _STRIDE = 4, 256  # of these rows: nearer to one another, looking costs more than it spares
+_DEVIATIONS = 2  # of the number of sampled rows among the best: a bound guessed too high, one in 40, costs a pass
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A score that more rows share than a shortlist has room for, and rows (M,) of these, more than are picked."""
+
+    score: np.floating
+    rows: np.ndarray
+
+    @property
+    def above(self) -> np.floating:
+        """The next score that is no longer shared."""
+        return np.nextafter(self.score, self.score.dtype.type(np.inf))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    rows: (M,) int64 in any order, among which are the best `batch` rows, and the best `wanted`, or all that may be
+    picked (`everyone`), unless a plateau begins between. plateau: where the search ended, if it was at one.
+    """
+
+    rows: np.ndarray
+    everyone: bool
+    plateau: Plateau | None
+
+
+def search(
+    value: np.ndarray,
+    mask: np.ndarray | None,
+    batch: int,
+    wanted: int,
+    noted: np.ndarray | None,
+    threshold: float,
+    seed: int,
+    step: int,
+    first_prompt: int,
+) -> Found:
+    """Look for the best rows of scores `value` (N,) among those of `mask` (N,): at least `batch`, better `wanted`.
+
+    noted: the rows that reach the threshold, fewer than `batch`, or None where they are not known.
+    """
+
+    def best(size: int, low: np.floating, high: np.floating) -> np.ndarray:
+        """So many rows, or as many as there are, that score from low to high; more than one range gives more."""
+
+        def part(start: int, stop: int) -> np.ndarray:
+            heap = min(size, stop - start)
+            score, key, row = np.empty(heap, value.dtype), np.empty(heap, np.int64), np.empty(heap, np.int64)
+            allowed = None if mask is None else mask[start:stop]
+            count = collect(value[start:stop], allowed, low, high, seed, step, first_prompt + start, score, key, row)
+            return row[:count] + start
+
+        # Every range holds its own best, so that what remains does not depend on the ranges.
+        rows = np.concatenate(over_rows(len(value), part, min_rows=_MIN_ROWS))
+        return rows[value[rows] >= low] if low > least else rows  # NaN ranks last, and is shown to the heap as well
+
+    least, most = value.dtype.type(-np.inf), value.dtype.type(np.inf)
+    guess, plateau = _guess(value, mask, wanted)
+    if plateau is not None:
+        known = noted is not None and threshold == plateau.above
+        rows = noted if known else best(wanted, plateau.above, most)
+        if len(rows) < batch:  # the last one is on the plateau, and nobody beyond it is worth noting
+            rows = np.concatenate((rows, best(batch - len(rows), plateau.score, plateau.score)))
+        if len(rows) >= batch:
+            return Found(rows, False, plateau)
+    elif guess > least:
+        rows = best(wanted, guess, most)
+        if len(rows) >= wanted:
+            return Found(rows, False, None)
+    rows = best(wanted, least, most)
+    return Found(rows, len(rows) < wanted, None)
+
+
+def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.floating, Plateau | None]:
+    """A score that as many rows as are wanted are likely to reach, but not many more, and the plateau if it is one."""
+    stride = min(_STRIDE, len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
+    if stride < _LEAST_STRIDE:
+        stride = 1
+    sample, place = value[::stride], wanted
+    if mask is not None:
+        sample = sample[mask[::stride]]
+    if stride > 1:
+        expected = wanted / stride  # of those wanted are in the sample, on average
+        place = ceil(expected + _DEVIATIONS * sqrt(expected))
+    if not 0 < place <= len(sample):
+        return value.dtype.type(-np.inf), None
+    guess = cut(sample, place)
+    if np.count_nonzero(sample == guess) <= ROOM_PER_WANTED * place:
+        return guess, None
+    tied = value[::stride] == guess
+    return guess, Plateau(guess, stride * np.flatnonzero(tied if mask is None else tied & mask[::stride]))
+
+
+def cut(score: np.ndarray, place: int) -> np.floating:
+    """The score of the place-th best row, counted from 1; NaN ranks last."""
+    return np.partition(np.where(np.isnan(score), -np.inf, score), -place)[-place]
+
+
+def _bounds(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[list[np.floating], Plateau | None]:
+    """Scores, descending, of which the first that enough rows reach spares the heaps most: guesses, and minus infinity.
+
+    Where the last of the wanted rows seems to lie on a plateau, the first of them is above it.
+    """
+    stride = min(_STRIDE, len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
+    if stride < _LEAST_STRIDE:
+        stride = 1
+    sample, place = value[::stride], wanted
+    if mask is not None:
+        sample = sample[mask[::stride]]
+    if stride > 1:
+        expected = wanted / stride  # of those wanted are in the sample, on average
+        place = ceil(expected + _DEVIATIONS * sqrt(expected))
+    least = value.dtype.type(-np.inf)
+    if not 0 < place <= len(sample):
+        return [least], None
+    guess = cut(sample, place)
+    if np.count_nonzero(sample == guess) <= ROOM_PER_WANTED * place:
+        return [guess, least], None
+    tied = value[::stride] == guess
+    plateau = Plateau(guess, stride * np.flatnonzero(tied if mask is None else tied & mask[::stride]))
+    return [plateau.above, guess, least], plateau
