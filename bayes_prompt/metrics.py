@@ -35,7 +35,7 @@ from bayes_prompt.posteriors.base import Posterior
 
 @dataclass
 class BatchRecord:
-    """Sums over observed groups: what was seen, and what had been expected of the same groups."""
+    """Sums over observed groups, as in `Posterior.record`: what was seen, and what had been expected of the same."""
 
     groups: int = 0
     rollouts: int = 0
@@ -43,21 +43,6 @@ class BatchRecord:
     successes: int = 0
     expected_informative: float = 0.0
     expected_successes: float = 0.0
-
-    @staticmethod
-    def of(posterior: Posterior) -> Tensor:
-        """The record of what the posterior is about to learn from, (6,) float64 on its device, which is not waited for.
-
-        The belief is still the one from before.
-        """
-        counts = posterior.counts()
-        if not counts.index.numel():
-            return torch.zeros(len(fields(BatchRecord)), dtype=torch.float64, device=posterior.device)
-        rows, trials = counts.index.clamp(max=posterior.num_prompts - 1), counts.trials
-        informative, rate = posterior.expected(trials, rows)
-        mixed = (counts.successes > 0) & (counts.successes < trials)
-        figures = (counts.leader, trials, mixed, counts.successes, informative, rate.double() * trials)
-        return torch.where(counts.leader, torch.stack(figures), 0.0).sum(1)  # in float64, the widest of their types
 
 
 class Metrics:

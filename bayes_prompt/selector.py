@@ -20,7 +20,7 @@ from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
 from bayes_prompt.kernels.shortlist import Shortlist
-from bayes_prompt.metrics import BatchRecord, Metrics, pool_figures
+from bayes_prompt.metrics import Metrics, pool_figures
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
@@ -173,9 +173,8 @@ class PromptSelector:
         """Let one training step pass. `elapsed` scales the forgetting; finite and at least 0."""
         with self._lock:
             elapsed = checks.elapsed_time(elapsed)
-            record = BatchRecord.of(self.posterior)
             self.posterior.advance(elapsed)
-            self._metrics.close(record)
+            self._metrics.close(self.posterior.record)
 
     def update(
         self,

@@ -2,6 +2,7 @@
 
     progress_filter   condition, learn and predict N hidden Markov models of solving progress in one pass
     beta_filter       decayed Beta counts of N success rates
+    tally             what a step adds to the books: visits, evidence, figures
     thompson          posterior draws of rates, states and transitions; rates are scored while they are drawn
     top_b             the B best of N scores, ties broken by random keys
 

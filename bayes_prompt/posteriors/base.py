@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,7 @@ from bayes_prompt.checkpoint import (
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.tally import RECORD, Books, Observations
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 from bayes_prompt.transfer import sent
@@ -92,6 +93,8 @@ class Posterior(ABC):
             "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
             "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
         }
+        self._books = Books(**{field.name: self._counters[field.name] for field in fields(Books)})
+        self._record = torch.zeros(len(RECORD), dtype=torch.float64, device=self.device)
 
     # What a trainer calls
 
@@ -131,14 +134,8 @@ class Posterior(ABC):
         states still make one transition. It must be finite and at least 0.
         """
         elapsed = checks.elapsed_time(elapsed)
-        counts = self.counts()
-        rows = counts.index.clamp(max=self.num_prompts - 1)
-        self._apply(counts, elapsed)
-        ones = counts.leader.to(torch.int32)
-        self._counters["visits"].index_add_(0, rows, ones)
-        self._counters["solved"].index_add_(0, rows, ones * (counts.successes == counts.trials))
-        size = self._counters["group_size"]
-        size.copy_(torch.where(counts.largest > 0, counts.largest, size))
+        seen = self._apply(self.counts(), elapsed)
+        self._kernel("tally").tally(seen, self._books, self._record)
         self._pending = []
         self.step += 1
 
@@ -242,6 +239,11 @@ class Posterior(ABC):
         if self._told_group_size or not self.on_device:
             return self.group_size
         return self._known_group_size(self._counters["group_size"])
+
+    @property
+    def record(self) -> Tensor:
+        """What the last step saw, and had expected: (6,) float64, the figures of `kernels.tally.RECORD` in order."""
+        return self._record
 
     @property
     def visits(self) -> Tensor:
@@ -348,8 +350,8 @@ class Posterior(ABC):
         """CheckpointError unless saved tensors, of the right shapes and not negative, are a belief."""
 
     @abstractmethod
-    def _apply(self, counts: Counts, elapsed: float) -> None:
-        """One step for all N prompts."""
+    def _apply(self, counts: Counts, elapsed: float) -> Observations:
+        """One step for all N prompts; returns what was observed, and what had been expected."""
 
     @abstractmethod
     def _warm_start(self, counts: Counts) -> None:
@@ -365,10 +367,6 @@ class Posterior(ABC):
             self._counted = list(self._pending), counts
         return counts
 
-    def expected(self, trials: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Informative probability and success rate of the coming `trials` (M,) of rows (M,), each (M,)."""
-        return self.informative_probability(trials, index), self.success_rate(index)
-
     @staticmethod
     def _known_group_size(size: Tensor) -> Tensor:
         """(1,) int64 of a counter, which is 0 before there was an observation."""
@@ -382,10 +380,6 @@ class Posterior(ABC):
         if isinstance(index, Tensor) and self.defers_checks(index):
             return index
         return sent(checks.rows("index", index, self.num_prompts), self.device)
-
-    def _average(self, table: Tensor, belief: Tensor) -> Tensor:
-        """A figure of each state (K,) averaged over beliefs (K, M), (M,): no matrix product, which autocast rounds."""
-        return (table[:, None] * belief).sum(0)
 
     def _kernel(self, operation: str) -> ModuleType:
         return backends.load(operation, self.backend)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import beta_functions, checks
 from bayes_prompt.posteriors.base import Counts, Posterior
@@ -130,14 +131,12 @@ class BetaPosterior(Posterior):
             if name in ("alpha", "beta"):
                 require_no_less(f"posterior.tensors.{name}", values, torch.finfo(self.dtype).tiny)
 
-    def _apply(self, counts: Counts, elapsed: float) -> None:
+    def _apply(self, counts: Counts, elapsed: float) -> Observations:
         rows = counts.index.clamp(max=self.num_prompts - 1)
+        expected = self.informative_probability(counts.trials, rows), self.success_rate(rows)
         evidence = beta_functions.log_beta_binomial(
             self.alpha[rows].double(), self.beta[rows].double(), counts.successes, counts.trials
         )
-        total = torch.where(counts.leader, evidence, 0.0).sum()
-        self._counters["log_evidence"] += total
-        self._counters["log_count_evidence"] += total
         self._kernel("beta_filter").advance(
             self.alpha,
             self.beta,
@@ -149,6 +148,8 @@ class BetaPosterior(Posterior):
             self.model.decay**elapsed,
             self.model.decay_unobserved,
         )
+        seen = (counts.index, counts.successes, counts.trials, evidence)
+        return Observations(*seen, torch.zeros_like(evidence), torch.zeros_like(rows, dtype=torch.int32), *expected)
 
     def _warm_start(self, counts: Counts) -> None:
         rows = counts.index[counts.leader]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,13 +21,15 @@ class Evidence:
     scale: Tensor  # (M,) float64, the logarithm of what a row was divided by
     correction: Tensor  # (M,) float64, what turns the emission's own event into the counts
     absurd: Tensor  # (M,) bool: counts that no state can produce say nothing about the state, and were not expected
+    mixed: Tensor  # (M, K), or (K,) for all: P(0 < successes < trials | state), whatever the successes
 
 
 class CountTables:
     """The evidence of counts under an emission; looked up where, on the CPU, all groups of a step have one size."""
 
-    def __init__(self, emission: Emission, dtype: torch.dtype) -> None:
-        self._emission, self._dtype = emission, dtype
+    def __init__(self, emission: Emission, device: torch.device, dtype: torch.dtype) -> None:
+        self._emission, self._device, self._dtype = emission, device, dtype
+        self._mixed: dict[int, Tensor] = {}  # by group size: the same few are asked for at every step
         self._tables: dict[int, Evidence | None] = {}  # by group size; None where some count of it has no evidence
 
     def of(self, counts: Counts, unread: bool) -> Evidence:
@@ -39,13 +41,25 @@ class CountTables:
         if table is None:
             return self._of(counts.successes, counts.trials)
         parts = (table.likelihood, table.scale, table.correction, table.absurd)
-        return Evidence(*(part.index_select(0, counts.successes) for part in parts))
+        return Evidence(*(part.index_select(0, counts.successes) for part in parts), mixed=table.mixed)
 
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""
         table = self._emission.event_log_likelihood(successes, trials)
         check_table(self._emission, table, successes, trials)
         return table
+
+    def mixed(self, trials: int) -> Tensor:
+        """P(0 < successes < trials | state), (K,)."""
+        if trials not in self._mixed:
+            with torch.inference_mode(False), torch.no_grad():  # kept beyond this call
+                self._mixed[trials] = self._emission.informative(trials).to(self._device, self._dtype)
+        return self._mixed[trials]
+
+    def mixed_each(self, trials: Tensor) -> Tensor:
+        """The same for trials (M,) on the device, (M, K)."""
+        ends = [self._emission.log_likelihood(end, trials).exp() for end in (torch.zeros_like(trials), trials)]
+        return (1 - ends[0] - ends[1]).clamp(min=0).masked_fill((trials == 1)[:, None], 0).to(self._dtype)
 
     def _table(self, counts: Counts) -> Evidence | None:
         group = int(counts.largest)
@@ -58,7 +72,8 @@ class CountTables:
             with torch.inference_mode(False), torch.no_grad():  # kept beyond this call
                 every = torch.arange(group + 1)
                 try:
-                    self._tables[group] = self._of(every, torch.full_like(every, group))
+                    table = self._of(every, torch.full_like(every, group))
+                    self._tables[group] = replace(table, mixed=self.mixed(group))
                 except Exception:  # an emission that fails on some count is only at fault once that is observed
                     self._tables[group] = None
         return self._tables[group]
@@ -69,5 +84,5 @@ class CountTables:
         absurd = ~torch.isfinite(scale)
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self._dtype)
-        correction = self._emission.count_correction(successes, trials).expand(scale.shape)
-        return Evidence(likelihood, scale, correction, absurd)
+        correction = self._emission.count_correction(successes, trials).to(scale.dtype).expand(scale.shape).contiguous()
+        return Evidence(likelihood, scale, correction, absurd, self.mixed_each(trials))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
-from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, SMALLEST_SCALE, UNEXPECTED, Scoring
+from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE, Scoring
 from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models import checks as model_checks
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
@@ -72,7 +73,7 @@ class ProgressPosterior(Posterior):
         self.model = model
         tables = model.lower(self.dtype, self.device)
         self._emission = tables.emission
-        self._counted_as = CountTables(tables.emission, self.dtype)
+        self._counted_as = CountTables(tables.emission, self.device, self.dtype)
         states = tables.num_states
         if concentration is None:
             self._prior = tables.concentration
@@ -100,7 +101,6 @@ class ProgressPosterior(Posterior):
             name: getattr(rates, name).to(self.device, self.dtype) for name in ("low", "high", "alpha", "beta")
         }
         self._has_points = torch.equal(rates.low, rates.high)  # every state is one success rate
-        self._informative: dict[int, Tensor] = {}  # by group size: the same few are asked for at every step
         self._mean_rate = self._emission.mean_rate().to(self.device, self.dtype)
         self._reward_variance = self._emission.reward_variance().to(self.device, self.dtype)
 
@@ -125,8 +125,9 @@ class ProgressPosterior(Posterior):
         """P(0 < successes < trials), (N,) or (B,). Under the published emission belief[:, 1], and 0 for one trial."""
         if isinstance(trials, Tensor):
             belief = self._rows(index)
-            return (self._informative_each(checks.group_sizes("trials", trials, belief.shape[1])) * belief).sum(0)
-        return self._worth(self._mixed(checks.group_size("trials", trials)), index)
+            trials = checks.group_sizes("trials", trials, belief.shape[1]).to(self.device)
+            return (self._counted_as.mixed_each(trials).T * belief).sum(0)
+        return self._worth(self._counted_as.mixed(checks.group_size("trials", trials)), index)
 
     def informative_scores(self, trials: int | Tensor, batch: int) -> tuple[Tensor, Shortlist | None]:
         """See `Posterior`. Once asked, the question is answered in the pass of every step."""
@@ -142,7 +143,8 @@ class ProgressPosterior(Posterior):
                 scoring = Scoring(torch.empty_like(self._mean_rate), scores, best)
             standing = self._standing = _Standing(0, batch, scoring)
         if standing.trials != known or (known is None and not standing.answered):
-            utility = self._informative_each(trials)[:, 0] if isinstance(trials, Tensor) else self._mixed(trials)
+            counted = self._counted_as
+            utility = counted.mixed_each(trials)[0] if isinstance(trials, Tensor) else counted.mixed(trials)
             same = not self.on_device and torch.equal(utility, standing.scoring.utility)
             standing.answered &= same
             standing.trials = known
@@ -151,15 +153,6 @@ class ProgressPosterior(Posterior):
             self._kernel("progress_filter").score(*self._state(), standing.scoring)
             standing.answered = True
         return standing.scoring.scores, standing.scoring.shortlist
-
-    def expected(self, trials: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Informative probability and success rate of the coming `trials` (M,) of rows (M,), each (M,)."""
-        belief = self._belief(index)
-        if not self.on_device and bool((trials == trials[:1]).all()):
-            informative = self._average(self._mixed(int(trials[0])), belief)
-        else:
-            informative = (self._informative_each(trials) * belief).sum(0)
-        return informative, self._average(self._mean_rate, belief)
 
     def expected_variance(self, index: Tensor | None = None) -> Tensor:
         """E[p (1 - p)], (N,), or (B,) for the rows `index`."""
@@ -220,20 +213,6 @@ class ProgressPosterior(Posterior):
         self._kernel("progress_filter").score(*state, Scoring(utility, scores))
         return scores
 
-    def _mixed(self, trials: int) -> Tensor:
-        """P(0 < successes < trials | state), (K,)."""
-        if trials not in self._informative:
-            with torch.inference_mode(False):
-                self._informative[trials] = self._emission.informative(trials).to(self.device, self.dtype)
-        return self._informative[trials]
-
-    def _informative_each(self, trials: Tensor) -> Tensor:
-        """P(0 < successes < trials | state) for trials (M,), as (K, M)."""
-        trials = trials.to(self.device)
-        ends = [self._emission.log_likelihood(end, trials).exp() for end in (torch.zeros_like(trials), trials)]
-        mixed = (1 - ends[0] - ends[1]).clamp(min=0).masked_fill((trials == 1)[:, None], 0)
-        return mixed.T.to(self.dtype)
-
     def _describe(self) -> dict[str, Any]:
         return {
             "model": self.model.describe(),
@@ -266,13 +245,14 @@ class ProgressPosterior(Posterior):
         if self._standing is not None:
             self._standing.answered = False
 
-    def _apply(self, counts: Counts, elapsed: float) -> None:
+    def _apply(self, counts: Counts, elapsed: float) -> Observations:
         # An emission may fail, so this comes before anything changes.
         evidence = self._counted_as.of(counts, unread=self.on_device)
         if self._standing is not None and self._standing.trials is None:
             size = torch.where(counts.largest > 0, counts.largest, self._counters["group_size"])
-            self._standing.scoring.utility.copy_(self._informative_each(self._known_group_size(size))[:, 0])
+            self._standing.scoring.utility.copy_(self._counted_as.mixed_each(self._known_group_size(size))[0])
         self._aim(elapsed)
+        belief = torch.empty_like(evidence.likelihood)
         chance = torch.empty(counts.index.numel(), dtype=self.dtype, device=self.device)
         status = torch.empty(counts.index.numel(), dtype=torch.int32, device=self.device)
         self._kernel("progress_filter").advance(
@@ -280,20 +260,19 @@ class ProgressPosterior(Posterior):
             counts.index,
             evidence.likelihood,
             self.model.decay**elapsed,
+            belief,
             chance,
             status,
             None if self._standing is None else self._standing.scoring,
         )
         if self._standing is not None:
             self._standing.answered = True
-        unexpected = counts.leader & (evidence.absurd | ((status & UNEXPECTED) != 0))
-        impossible = counts.leader & ((status & IMPOSSIBLE) != 0)
-        passed_over = unexpected | ~counts.leader
-        event = (chance.double().log() + evidence.scale).masked_fill(passed_over, 0)
-        self._counters["log_evidence"] += event.sum()
-        self._counters["log_count_evidence"] += (event + evidence.correction.masked_fill(passed_over, 0)).sum()
-        self._counters["unexpected"] += unexpected.sum()
-        self._counters["impossible"] += impossible.sum()
+        status.bitwise_or_(evidence.absurd)  # UNEXPECTED is the first bit
+        # No matrix products, which autocast rounds.
+        expected = (belief * evidence.mixed).sum(1), (belief * self._mean_rate).sum(1)
+        event = chance.double().log() + evidence.scale
+        counted = (counts.index, counts.successes, counts.trials)
+        return Observations(*counted, event, evidence.correction, status, *expected)
 
     def _aim(self, elapsed: float) -> None:
         """Move the threshold of the shortlist to what its guide will score after the step, if nobody observes it.
@@ -307,7 +286,8 @@ class ProgressPosterior(Posterior):
         learned, posterior, scale, prior = self._state(best.guide)
         coming = Scoring(standing.scoring.utility, torch.empty_like(best.threshold))
         nobody, none = best.guide[:0], coming.scores[:0]
-        observed = (nobody, none.reshape(0, len(posterior)), self.model.decay**elapsed, none, nobody.int())
+        no_states = none.reshape(0, len(posterior))
+        observed = (nobody, no_states, self.model.decay**elapsed, no_states, none, nobody.int())
         self._kernel("progress_filter").advance(learned, posterior, scale.clone(), prior, *observed, coming)
         best.move(standing.scoring.scores[best.guide], coming.scores)
 

@@ -84,7 +84,13 @@ def check_scoring(scoring: Scoring, posterior: Tensor) -> None:
 
 
 def check_step(
-    posterior: Tensor, index: Tensor, likelihood: Tensor, decay: float, evidence: Tensor, status: Tensor
+    posterior: Tensor,
+    index: Tensor,
+    likelihood: Tensor,
+    decay: float,
+    expected: Tensor,
+    evidence: Tensor,
+    status: Tensor,
 ) -> None:
     """Raises TypeError or ValueError unless the observations of a step have the layout that `advance` asks for.
 
@@ -97,5 +103,6 @@ def check_step(
     observations = likelihood.shape[0]
     check_layout("likelihood", likelihood, (observations, posterior.shape[0]), posterior, computed(posterior))
     check_layout("index", index, (observations,), posterior, "int64")
+    check_layout("expected", expected, (observations, posterior.shape[0]), posterior, computed(posterior))
     check_layout("evidence", evidence, (observations,), posterior, computed(posterior))
     check_layout("status", status, (observations,), posterior, "int32")

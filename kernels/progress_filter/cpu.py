@@ -34,13 +34,14 @@ def advance(
     index: Tensor,
     likelihood: Tensor,
     decay: float,
+    expected: Tensor,
     evidence: Tensor,
     status: Tensor,
     scoring: Scoring | None = None,
 ) -> None:
     """Advance the filter of N prompts by one step, in place: `reference.advance`, on CPU tensors, in their dtype."""
     state = _state(learned, posterior, scale, prior)
-    check_step(posterior, index, likelihood, decay, evidence, status)
+    check_step(posterior, index, likelihood, decay, expected, evidence, status)
     out = _Output(scoring, posterior, prior)
     scalar = prior.numpy().dtype.type
     before, after, factor = float(scale), float(scale), 1.0
@@ -49,7 +50,7 @@ def advance(
         if after < SMALLEST_SCALE:
             factor, after = after, 1.0
         scale.fill_(after)
-    observed = (index.numpy(), likelihood.numpy(), evidence.zero_().numpy(), status.zero_().numpy())
+    observed = [index.numpy(), likelihood.numpy(), *(out.zero_().numpy() for out in (expected, evidence, status))]
     learns = learned is not None
     scales = (scalar(before if learns else 0), scalar(after if learns else 0), scalar(factor), 1.0 / after)
     tiny = torch.finfo(prior.dtype).tiny

@@ -17,7 +17,7 @@ _16, _HALF, _1 = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
 
 @compiled
 def advance_narrow(  # type: ignore[no-untyped-def]
-    D, p, prior, index, L, evidence, status, before, after, factor, gain, tiny,
+    D, p, prior, index, L, expected, evidence, status, before, after, factor, gain, tiny,
     utility, scores, threshold, noted, first, last
 ):  # fmt: skip
     """`cpu_rows.advance_rows` of a state in bfloat16."""
@@ -28,8 +28,8 @@ def advance_narrow(  # type: ignore[no-untyped-def]
         base = _widen(D, p, prior, wide_D, wide_p, own, start, stop)
         seen = slice(np.searchsorted(index, start), np.searchsorted(index, stop))
         advance_rows(
-            wide_D, wide_p, base, index[seen] - start, L[seen], evidence[seen], status[seen], before, after, factor,
-            gain, tiny, utility, scores[:0], threshold, noted[:0], 0, stop - start
+            wide_D, wide_p, base, index[seen] - start, L[seen], expected[seen], evidence[seen], status[seen], before,
+            after, factor, gain, tiny, utility, scores[:0], threshold, noted[:0], 0, stop - start
         )  # fmt: skip
         for j in range(p.shape[0]):
             narrow_to(wide_p[j], p[j, start:stop])

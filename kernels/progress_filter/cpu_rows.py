@@ -25,6 +25,7 @@ def advance_rows(  # type: ignore[no-untyped-def]
     prior,
     index,
     L,
+    expected,
     evidence,
     status,
     before,
@@ -54,7 +55,9 @@ def advance_rows(  # type: ignore[no-untyped-def]
         while next_entry < len(index) and index[next_entry] < stop:
             n = index[next_entry]
             if observed == 0 or rows[observed - 1] != n:
-                condition(D, p, prior, L, before, next_entry, n, q[observed], xi[observed], tiny, evidence, status)
+                condition(
+                    D, p, prior, L, before, next_entry, n, q[observed], xi[observed], tiny, expected, evidence, status
+                )
                 rows[observed] = n
                 observed += 1
             next_entry += 1
@@ -134,8 +137,8 @@ def _workspace(p, block):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def condition(D, p, prior, L, scale, m, n, q, xi, tiny, evidence, status):  # type: ignore[no-untyped-def]
-    """Row n given row m of the likelihood: q the posterior of its state, xi the expected transition."""
+def condition(D, p, prior, L, scale, m, n, q, xi, tiny, expected, evidence, status):  # type: ignore[no-untyped-def]
+    """Row n given row m of the likelihood: q the posterior of its state, xi its transition as it is now expected."""
     states = p.shape[0]
     learn = D.shape[2] > 0
     own = n if prior.shape[2] > 1 else 0
@@ -161,6 +164,7 @@ def condition(D, p, prior, L, scale, m, n, q, xi, tiny, evidence, status):  # ty
     total = q.sum()
     for i in range(states):
         q[i] = (np.float64(p[i, n]) if total < 0.0 else q[i]) / total
+        expected[m, i] = q[i]
     total = 0.0
     for i in range(states):
         total += q[i] * np.float64(L[m, i])

@@ -22,7 +22,7 @@ _AHEAD = 32  # rows worked on between two handfuls of lines fetched for the next
 
 @compiled
 def advance_three(  # type: ignore[no-untyped-def]
-    D, p, prior, index, L, evidence, status, before, after, factor, gain, tiny,
+    D, p, prior, index, L, expected, evidence, status, before, after, factor, gain, tiny,
     utility, scores, threshold, noted, first, last
 ):  # fmt: skip
     """`cpu_rows.advance_rows` for K = 3; a state in bfloat16 comes as uint16."""
@@ -40,7 +40,7 @@ def advance_three(  # type: ignore[no-untyped-def]
             if observed == 0 or rows[observed - 1] != n:
                 condition(
                     *(learned, posterior, prior, L, before, entry, n, q[observed], xi[observed]),
-                    *(tiny, evidence, status),
+                    *(tiny, expected, evidence, status),
                 )
                 rows[observed] = n
                 observed += 1

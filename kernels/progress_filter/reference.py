@@ -25,6 +25,7 @@ def advance(
     index: Tensor,
     likelihood: Tensor,
     decay: float,
+    expected: Tensor,
     evidence: Tensor,
     status: Tensor,
     scoring: Scoring | None = None,
@@ -41,6 +42,7 @@ def advance(
         [0, N), are passed over.
     likelihood: (M, K) P(observation | state) up to a factor per row, row maximum 1; M may be 0.
     decay: what remains of the learned part of the concentrations, in [0, 1].
+    expected: (M, K) out: the belief in each state before the observation, 0 in entries that are passed over.
     evidence: (M,) out: sum_k belief_k likelihood_k, 0 where unexpected and in entries that are passed over.
     status: (M,) int32 out: UNEXPECTED if the evidence vanishes, plus IMPOSSIBLE if the expected transition does.
     scoring: what to work out about the belief after the step.
@@ -50,7 +52,7 @@ def advance(
     Raises TypeError or ValueError for a wrong dtype, shape, device or layout, and for a decay outside [0, 1].
     """
     check_state(learned, posterior, scale, prior)
-    check_step(posterior, index, likelihood, decay, evidence, status)
+    check_step(posterior, index, likelihood, decay, expected, evidence, status)
     if scoring is not None:
         check_scoring(scoring, posterior)
     tiny = torch.finfo(likelihood.dtype).tiny
@@ -63,11 +65,12 @@ def advance(
     p = posterior.double().abs()
     b = _belief(learned, posterior, scale, prior)
     L = likelihood.double()[entries].T
-    total = (b[:, rows] * L).sum(0)
-    expected = total > tiny
+    before = b[:, rows]
+    total = (before * L).sum(0)
+    possible = total > tiny
     q = b
-    q[:, rows] = torch.where(expected, b[:, rows] * L / total, L / L.sum(0))
-    impossible = torch.zeros_like(expected)
+    q[:, rows] = torch.where(possible, before * L / total, L / L.sum(0))
+    impossible = torch.zeros_like(possible)
     if learned is not None:
         C = _concentration(learned, scale, prior, prompts)[:, :, rows]
         joint = p[:, None, rows] * (C / C.sum(1, keepdim=True)) * L[None]
@@ -82,10 +85,11 @@ def advance(
         learned[:, :, rows] = (learned[:, :, rows].double() + xi / after).to(learned.dtype)
         scale.copy_(after)
     posterior.copy_(q)
-    evidence.zero_()
-    status.zero_()
-    evidence[entries] = torch.where(expected, total, 0.0).to(evidence.dtype)
-    status[entries] = (UNEXPECTED * ~expected + IMPOSSIBLE * impossible).to(torch.int32)
+    for out in (expected, evidence, status):
+        out.zero_()
+    expected[entries] = before.T.to(expected.dtype)
+    evidence[entries] = torch.where(possible, total, 0.0).to(evidence.dtype)
+    status[entries] = (UNEXPECTED * ~possible + IMPOSSIBLE * impossible).to(torch.int32)
     if scoring is not None:
         score(learned, posterior, scale, prior, scoring)
 

@@ -38,6 +38,7 @@ def advance(
     index: Tensor,
     likelihood: Tensor,
     decay: float,
+    expected: Tensor,
     evidence: Tensor,
     status: Tensor,
     scoring: Scoring | None = None,
@@ -48,11 +49,11 @@ def advance(
     captured in a graph and replayed.
     """
     check_state(learned, posterior, scale, prior)
-    check_step(posterior, index, likelihood, decay, evidence, status)
+    check_step(posterior, index, likelihood, decay, expected, evidence, status)
     if scoring is not None:
         check_scoring(scoring, posterior)
-    evidence.zero_()
-    status.zero_()
+    for out in (expected, evidence, status):
+        out.zero_()
     states, prompts = posterior.shape
     if prompts == 0:
         return
@@ -71,6 +72,7 @@ def advance(
             index,
             bounds,
             likelihood,
+            expected,
             evidence,
             status,
             *_outputs(scoring, posterior, index),
@@ -181,6 +183,7 @@ def _advance(  # type: ignore[no-untyped-def]
     index,
     bounds,
     likelihood,
+    expected,
     evidence,
     status,
     utility,
@@ -231,12 +234,13 @@ def _advance(  # type: ignore[no-untyped-def]
         seen += (tl.load(likelihood + (m * K + k), mask=observed, other=0.0),)
         total += b[k] * seen[k]
         mass += seen[k]
-    expected = total > TINY
-    mass = tl.where(observed, tl.where(expected, total, mass), 1.0)
-    flags = tl.where(expected, 0, _UNEXPECTED)
+        tl.store(expected + (m * K + k), b[k], mask=observed)
+    foreseen = total > TINY
+    mass = tl.where(observed, tl.where(foreseen, total, mass), 1.0)
+    flags = tl.where(foreseen, 0, _UNEXPECTED)
     q = ()
     for k in tl.static_range(K):
-        q += (tl.where(observed, tl.where(expected, b[k] * seen[k], seen[k]) / mass, b[k]),)
+        q += (tl.where(observed, tl.where(foreseen, b[k] * seen[k], seen[k]) / mass, b[k]),)
 
     if LEARN:
         # The order of factors keeps each finite: a small concentration times a small likelihood would underflow.
@@ -284,7 +288,7 @@ def _advance(  # type: ignore[no-untyped-def]
                         tl.store(cell, c.to(learned.dtype.element_ty), mask=written)
             possible = observed & (x > TINY)
         flags += tl.where(possible, 0, _IMPOSSIBLE)
-    tl.store(evidence + m, tl.where(expected, total, 0.0), mask=observed)
+    tl.store(evidence + m, tl.where(foreseen, total, 0.0), mask=observed)
     tl.store(status + m, flags, mask=observed)
     kept = ()
     for k in tl.static_range(K):

@@ -18,7 +18,7 @@ from bayes_prompt.kernels.shortlist import Shortlist
 BACKENDS = ["reference", "cpu", "triton"]
 COMPILED = ["cpu", "triton"]
 SIZES = [257, 31, 1, 2, 1000]
-OUTPUTS = ("learned", "posterior", "scale", "evidence", "status", "scores", "belief")
+OUTPUTS = ("learned", "posterior", "scale", "expected", "evidence", "status", "scores", "belief")
 GUARD = 64  # sentinels on both sides of every array that is written
 
 # Every term of every sum is non-negative, so no rounding error is amplified: an entry passes through at most about
@@ -43,6 +43,7 @@ class Step:
     index: Tensor
     likelihood: Tensor
     decay: float
+    expected: Tensor
     evidence: Tensor
     status: Tensor
     utility: Tensor
@@ -59,7 +60,7 @@ class Step:
             f.name: _guarded(value, device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         done = replace(self, **{key: inner for key, (inner, _) in guarded.items()})
-        for out in (done.evidence, done.scores, done.belief):
+        for out in (done.expected, done.evidence, done.scores, done.belief):
             out.fill_(float("nan"))
         done.status.fill_(-7)
         kernels = backend.load("progress_filter", name)
@@ -67,7 +68,7 @@ class Step:
         state = done.learned, done.posterior, done.scale, done.prior
         scoring = Scoring(done.utility, done.scores, kept)
         if step:
-            observed = done.index, done.likelihood, done.decay, done.evidence, done.status
+            observed = done.index, done.likelihood, done.decay, done.expected, done.evidence, done.status
             kernels.advance(*state, *observed, scoring)
         else:
             kernels.score(*state, scoring)
@@ -170,6 +171,7 @@ def random_step(
         index,
         likelihood.to(dtype),
         decay,
+        torch.empty(len(likelihood), states, dtype=dtype),
         torch.empty(len(likelihood), dtype=dtype),
         torch.empty(len(likelihood), dtype=torch.int32),
         uniform(states).to(dtype),
@@ -180,7 +182,7 @@ def random_step(
 
 def assert_same(actual: Step, expected: Step, tolerance: float) -> None:
     """Every entry within a relative `tolerance`, small ones too; what is below the normal numbers may vanish."""
-    for name in ("belief", "posterior", "evidence", "concentration", "scores", "scale"):
+    for name in ("belief", "posterior", "expected", "evidence", "concentration", "scores", "scale"):
         value, wanted = getattr(actual, name), getattr(expected, name)
         if wanted is not None:
             assert bool(value.isfinite().all()), name
@@ -295,6 +297,7 @@ def test_surprises(name: str, dtype: torch.dtype) -> None:
         index=torch.arange(5),
         likelihood=certain[seen],
         decay=0.5,
+        expected=torch.empty(5, 3, dtype=dtype),
         evidence=torch.empty(5, dtype=dtype),
         status=torch.empty(5, dtype=torch.int32),
         utility=torch.ones(3, dtype=dtype),
@@ -326,6 +329,7 @@ def test_thresholds_are_the_smallest_normal_number(name: str) -> None:
             index=torch.arange(2),
             likelihood=torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=dtype),
             decay=0.5,
+            expected=torch.empty(2, 2, dtype=dtype),
             evidence=torch.empty(2, dtype=dtype),
             status=torch.empty(2, dtype=torch.int32),
             utility=torch.ones(2, dtype=dtype),
@@ -349,6 +353,7 @@ def test_a_small_concentration_times_a_small_likelihood_does_not_vanish(name: st
         index=torch.tensor([0]),
         likelihood=torch.tensor([[1e-12, 1e-12, 1.0]]),
         decay=0.0,
+        expected=torch.empty(1, 3),
         evidence=torch.empty(1),
         status=torch.empty(1, dtype=torch.int32),
         utility=torch.ones(3),
@@ -394,7 +399,7 @@ def test_beliefs_stay_normalised_in_float32() -> None:
     step = random_step(16, 5, torch.float32, decay=1.0, observed=0.0)
     state = step.learned, step.posterior, step.scale, step.prior
     for _ in range(10_000):
-        kernels.advance(*state, step.index, step.likelihood, 1.0, step.evidence, step.status)
+        kernels.advance(*state, step.index, step.likelihood, 1.0, step.expected, step.evidence, step.status)
     kernels.predict(*state, step.belief)
     # The factor that divides the sum out rounds by half an ulp, and so do the sum's four additions, the products with
     # that factor and the additions of the check.
@@ -407,7 +412,7 @@ def test_prior_is_the_fixed_point_of_decay() -> None:
     step = random_step(4, 3, torch.float32, decay=0.998, observed=0.0)
     state = step.learned, step.posterior, step.scale, step.prior
     for _ in range(20_000):
-        kernels.advance(*state, step.index, step.likelihood, step.decay, step.evidence, step.status)
+        kernels.advance(*state, step.index, step.likelihood, step.decay, step.expected, step.evidence, step.status)
     # What was learned is exp(-40) of what it was.
     torch.testing.assert_close(
         step.concentration, step.prior.double()[..., None].expand(3, 3, 4), rtol=0, atol=30 * 0.998**20_000
@@ -499,7 +504,7 @@ def test_bfloat16_after_a_thousand_steps(name: str, decay: float) -> None:
         seen = torch.eye(3)[torch.randint(3, (60,), generator=g)]
         for which, step in (("reference", exact), (name, narrow)):
             kernels, likelihood = backend.load("progress_filter", which), seen.to(step.prior)
-            out = likelihood.new_empty(60), torch.empty(60, dtype=torch.int32)
+            out = likelihood.new_empty(60, 3), likelihood.new_empty(60), torch.empty(60, dtype=torch.int32)
             state = step.learned, step.posterior, step.scale, step.prior
             kernels.advance(*state, index, likelihood, decay, *out)
     for which, step in (("reference", exact), (name, narrow)):
@@ -564,13 +569,14 @@ def test_recorded_runs(shared: Path, name: str, dtype: torch.dtype, run: str) ->
         index, successes = golden["index"][step][order], golden["successes"][step][order]
         state = np.where(successes == 0, 0, np.where(successes == group, 2, 1))
         likelihood = torch.eye(3, dtype=dtype)[state].to(device)
-        out = likelihood.new_empty(len(index)), torch.empty(len(index), dtype=torch.int32, device=device)
+        evidence, status = likelihood.new_empty(len(index)), torch.empty(len(index), dtype=torch.int32, device=device)
+        out = torch.empty_like(likelihood), evidence, status
         observed = torch.from_numpy(index).long().to(device), likelihood, float(golden["decay"]), *out
         kernels.advance(learned, posterior, scale, prior, *observed)
-        unexpected += int((out[1] == UNEXPECTED).sum())
-        assert int(out[1].max()) <= UNEXPECTED
+        unexpected += int((status == UNEXPECTED).sum())
+        assert int(status.max()) <= UNEXPECTED
         seen = golden["belief"][step][index, state]
-        np.testing.assert_allclose(out[0].double().cpu().numpy(), seen, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(evidence.double().cpu().numpy(), seen, rtol=0, atol=tolerance)
     compare(steps)
     assert (unexpected > 0) == (start != "uniform")
 
@@ -594,6 +600,7 @@ def test_bad_arguments_are_named_and_change_nothing(name: str) -> None:
         (ValueError, "prior", {"prior": step.prior[:2].contiguous()}),
         (ValueError, "likelihood", {"likelihood": step.likelihood[:, :2].contiguous()}),
         (ValueError, "likelihood", {"likelihood": step.likelihood[0]}),
+        (ValueError, "expected", {"expected": step.expected.T.contiguous()}),
         (ValueError, "evidence", {"evidence": step.evidence[1:]}),
         (ValueError, "status", {"status": step.status.to("meta")}),
         (ValueError, "scoring.utility", {"scoring": Scoring(step.utility[:2], step.scores)}),
@@ -604,7 +611,18 @@ def test_bad_arguments_are_named_and_change_nothing(name: str) -> None:
             {"scoring": Scoring(step.utility, step.scores, replace(Shortlist.empty(1, step.scores), wanted=17))},
         ),
     ]
-    accepted = ("learned", "posterior", "scale", "prior", "index", "likelihood", "decay", "evidence", "status")
+    accepted = (
+        "learned",
+        "posterior",
+        "scale",
+        "prior",
+        "index",
+        "likelihood",
+        "decay",
+        "expected",
+        "evidence",
+        "status",
+    )
     for error, argument, change in cases:
         arguments = {key: getattr(step, key) for key in accepted}
         before = {key: value.clone() for key, value in arguments.items() if isinstance(value, Tensor)}

@@ -265,6 +265,7 @@ def progress_step(rows: int, states: int = 3, learn: bool = True) -> dict[str, A
         "index": index,
         "likelihood": torch.rand(len(index), states).clamp(0.1),
         "decay": 0.75,
+        "expected": unwritten(len(index), states),
         "evidence": unwritten(len(index)),
         "status": unwritten(len(index), dtype=torch.int32),
     }
