@@ -22,15 +22,25 @@ _DEVIATIONS = 2  # of the number of sampled rows among the best: a bound guessed
 
 @dataclass(frozen=True)
 class Plateau:
-    """A score that more rows share than a shortlist has room for, and rows (M,) of these, more than are picked."""
+    """A score that more rows share than a shortlist has room for."""
 
     score: np.floating
-    rows: np.ndarray
 
     @property
     def above(self) -> np.floating:
         """The next score that is no longer shared."""
         return np.nextafter(self.score, self.score.dtype.type(np.inf))
+
+    def row(self, value: np.ndarray, mask: np.ndarray | None, picked: np.ndarray) -> int | None:
+        """A row with this score that may be picked and was not."""
+        for start in range(0, len(value), 1 << 12):
+            part = slice(start, start + (1 << 12))
+            tied = value[part] == self.score
+            rows = start + np.flatnonzero(tied if mask is None else tied & mask[part])
+            rows = rows[~np.isin(rows, picked)]
+            if len(rows):
+                return int(rows[0])
+        return None
 
 
 @dataclass(frozen=True)
@@ -98,19 +108,17 @@ def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.
     stride = min(_STRIDE, len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
     if stride < _LEAST_STRIDE:
         stride = 1
-    sample, place = value[::stride], wanted
-    if mask is not None:
-        sample = sample[mask[::stride]]
+    sample, place, least = value[::stride], wanted, value.dtype.type(-np.inf)
     if stride > 1:
         expected = wanted / stride  # of those wanted are in the sample, on average
         place = ceil(expected + _DEVIATIONS * sqrt(expected))
     if not 0 < place <= len(sample):
-        return value.dtype.type(-np.inf), None
-    guess = cut(sample, place)
-    if np.count_nonzero(sample == guess) <= ROOM_PER_WANTED * place:
-        return guess, None
-    tied = value[::stride] == guess
-    return guess, Plateau(guess, stride * np.flatnonzero(tied if mask is None else tied & mask[::stride]))
+        return least, None
+    counts = sample > least  # NaN does not
+    sample = np.where(counts if mask is None else counts & mask[::stride], sample, least)
+    guess = np.partition(sample, -place)[-place]
+    crowded = guess > least and np.count_nonzero(sample == guess) > ROOM_PER_WANTED * place
+    return guess, Plateau(guess) if crowded else None
 
 
 def cut(score: np.ndarray, place: int) -> np.floating:
