@@ -41,7 +41,8 @@ class CountTables:
         if table is None:
             return self._of(counts.successes, counts.trials)
         parts = (table.likelihood, table.scale, table.correction, table.absurd)
-        return Evidence(*(part.index_select(0, counts.successes) for part in parts), mixed=table.mixed)
+        likelihood, scale, correction, absurd = (part.index_select(0, counts.successes) for part in parts)
+        return Evidence(likelihood, scale, correction, absurd, table.mixed)
 
     def log_likelihood(self, successes: Tensor, trials: Tensor) -> Tensor:
         """(M, K) float64 of the emission, which may be a user's own and wrong; on a device nothing is read back."""

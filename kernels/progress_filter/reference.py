@@ -77,12 +77,13 @@ def advance(
         x = joint.sum((0, 1))
         impossible = ~(x > tiny)
         xi = torch.where(impossible, 0.0, joint / x)
-        after = scale * decay
+        after, cells = scale * decay, learned.double()
         if after < SMALLEST_SCALE:
-            rest = after * learned.double()
-            learned.copy_(torch.where(rest < tiny / SMALLEST_SCALE, 0.0, rest))  # no subnormals next time
+            cells = after * cells
+            cells[cells < tiny / SMALLEST_SCALE] = 0.0  # no subnormals next time
             after = torch.ones_like(scale)
-        learned[:, :, rows] = (learned[:, :, rows].double() + xi / after).to(learned.dtype)
+        cells[:, :, rows] += xi / after
+        learned.copy_(cells)
         scale.copy_(after)
     posterior.copy_(q)
     for out in (expected, evidence, status):

@@ -17,12 +17,12 @@ from bayes_prompt.kernels import rng, rng_triton, shortlist_triton, thompson
 from bayes_prompt.kernels.launch import float64_bits, warps
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.thompson import check_beta, check_dirichlet, check_score, check_state
+from bayes_prompt.kernels.thompson.triton_gamma import accepts, cos_sin, precision
 
 BLOCK = 256  # rows of a program; a Beta draw needs two gamma variates a row, and a Dirichlet draw as many a program
 THREADS = 128
 _MAX_ATTEMPTS = tl.constexpr(thompson.MAX_ATTEMPTS)
 _MIN_SHAPE = tl.constexpr(thompson.MIN_SHAPE)
-_TERMS = tl.constexpr(thompson.SERIES_TERMS)
 _ROW_SHIFT, _ENTRY_SHIFT = tl.constexpr(rng.GAMMA_ROW_SHIFT), tl.constexpr(rng.GAMMA_ENTRY_SHIFT)
 
 
@@ -141,64 +141,6 @@ def entry_blocks(entries: int, dtype: torch.dtype) -> dict[str, int]:
     return {"ENTRY_BLOCK": entry_block, "BLOCK": max(16, 2 * block_rows(dtype) // entry_block)}
 
 
-def precision(dtype: torch.dtype) -> dict[str, float]:
-    """What the series need for the rounding of `dtype`.
-
-    SERIES_BELOW: up to which y the accept test uses its series. No normal exceeds 6.8, so that y = 1/4 means
-    d < (6.8 / y)**2 / 9 ~ 82: in float32 the terms left out are 3 d y**12 / 12 ~ 1e-6 there, and beyond a rounding
-    error of 6e-8 is multiplied by 3 d ~ 250.
-    TRIG_TERMS: of sine and cosine up to pi / 4: 5 leave x**12 / 12! ~ 1e-10, 8 leave x**18 / 18! ~ 2e-18.
-    """
-    if dtype == torch.float32:
-        return {"SERIES_BELOW": 1 / 4, "TRIG_TERMS": 5}
-    return {"SERIES_BELOW": thompson.SERIES_BELOW, "TRIG_TERMS": 8}
-
-
-@triton.jit
-def _cos_sin(u, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """cos(2 pi u) and sin(2 pi u) for u in [0, 1]: the range is known, no general reduction of the angle is needed."""
-    quarter = tl.floor(4.0 * u + 0.5)
-    x = (4.0 * u - quarter) * 1.5707963267948966  # within pi / 4 of zero; the difference is exact
-    square = x * x
-    cos = tl.zeros_like(u) + 1.0
-    sin = cos
-    for step in tl.static_range(TERMS):
-        # The coefficients are expressions, not variables: a variable would be a float32 tensor.
-        cos = 1.0 - cos * (square * (1.0 / ((2 * (TERMS - step) - 1) * (2 * (TERMS - step)))))
-        sin = 1.0 - sin * (square * (1.0 / ((2 * (TERMS - step)) * (2 * (TERMS - step) + 1))))
-    sin *= x
-    turn = quarter.to(tl.int32)
-    odd = (turn & 1) == 1
-    swapped_cos, swapped_sin = tl.where(odd, sin, cos), tl.where(odd, cos, sin)
-    return (
-        tl.where(((turn + 1) & 2) == 2, -swapped_cos, swapped_cos),
-        tl.where((turn & 2) == 2, -swapped_sin, swapped_sin),
-    )
-
-
-@triton.jit
-def _rest(y, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
-    """log(1 + y) - y + y**2 / 2 - y**3 / 3, which starts with y**4, and log(1 + y); -1 < y."""
-    series = tl.zeros_like(y)
-    for step in tl.static_range(_TERMS):
-        # (-1)**(k + 1) / k for k from TERMS + 3 down to 4; an expression, as in _cos_sin.
-        series = series * y + (((_TERMS + 3 - step) % 2) * 2.0 - 1.0) / (_TERMS + 3 - step)
-    square = y * y
-    leading = y * (1.0 - y * (0.5 - y * (1.0 / 3.0)))
-    log = tl.log(1.0 + y)
-    near = tl.abs(y) < SERIES_BELOW
-    rest = tl.where(near, series * (square * square), log - leading)
-    return rest, tl.where(near, leading + rest, log)
-
-
-@triton.jit
-def _accepts(y, d, u, SERIES_BELOW: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`reference._accepts`, and log(1 + y) of the proposals that it accepts."""
-    possible = y > -1.0
-    rest, log1p = _rest(tl.where(possible, y, 0.0), SERIES_BELOW)
-    return possible & (tl.log(u) < 3.0 * d * rest), log1p
-
-
 @triton.jit
 def _draw_beta(  # type: ignore[no-untyped-def]
     alpha, beta, row, inside, seed, step, first_prompt, SERIES_BELOW: tl.constexpr, TRIG_TERMS: tl.constexpr
@@ -219,9 +161,9 @@ def _draw_beta(  # type: ignore[no-untyped-def]
     while (pending > 0) & (attempt < _MAX_ATTEMPTS):
         w0, w1, w2, w3 = rng_triton.words(seed, step, prompt, rng_triton.BETA, attempt)
         radius = tl.sqrt(-2.0 * tl.log(rng_triton.uniform(w0, scalar)))
-        cos, sin = _cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
-        accepted_a, log1p_a = _accepts(c_a * (radius * cos), d_a, rng_triton.uniform(w2, scalar), SERIES_BELOW)
-        accepted_b, log1p_b = _accepts(c_b * (radius * sin), d_b, rng_triton.uniform(w3, scalar), SERIES_BELOW)
+        cos, sin = cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
+        accepted_a, log1p_a = accepts(c_a * (radius * cos), d_a, rng_triton.uniform(w2, scalar), SERIES_BELOW)
+        accepted_b, log1p_b = accepts(c_b * (radius * sin), d_b, rng_triton.uniform(w3, scalar), SERIES_BELOW)
         accepted_a, accepted_b = open_a & accepted_a, open_b & accepted_b
         log_a, log_b = tl.where(accepted_a, 3.0 * log1p_a, log_a), tl.where(accepted_b, 3.0 * log1p_b, log_b)
         open_a, open_b = open_a & (accepted_a == 0), open_b & (accepted_b == 0)
@@ -324,8 +266,8 @@ def _sample_dirichlet(  # type: ignore[no-untyped-def]
     while (pending > 0) & (attempt < _MAX_ATTEMPTS):
         w0, w1, w2, _ = rng_triton.words(seed, step, prompt, rng_triton.GAMMA, attempts + attempt)
         radius = tl.sqrt(-2.0 * tl.log(rng_triton.uniform(w0, scalar)))
-        cos, _ = _cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
-        accepted, log1p = _accepts(c * (radius * cos), d, rng_triton.uniform(w2, scalar), SERIES_BELOW)
+        cos, _ = cos_sin(rng_triton.uniform(w1, scalar), TRIG_TERMS)
+        accepted, log1p = accepts(c * (radius * cos), d, rng_triton.uniform(w2, scalar), SERIES_BELOW)
         accepted = open_ & accepted
         log += tl.where(accepted, 3.0 * log1p, 0.0)
         open_ = open_ & (accepted == 0)

@@ -89,8 +89,10 @@ def search(
     least, most = value.dtype.type(-np.inf), value.dtype.type(np.inf)
     guess, plateau = _guess(value, mask, wanted)
     if plateau is not None:
-        known = noted is not None and threshold == plateau.above
-        rows = noted if known else best(wanted, plateau.above, most)
+        if noted is not None and threshold == plateau.above:
+            rows = noted
+        else:
+            rows = best(wanted, plateau.above, most)
         if len(rows) < batch:  # the last one is on the plateau, and nobody beyond it is worth noting
             rows = np.concatenate((rows, best(batch - len(rows), plateau.score, plateau.score)))
         if len(rows) >= batch:
@@ -124,28 +126,3 @@ def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.
 def cut(score: np.ndarray, place: int) -> np.floating:
     """The score of the place-th best row, counted from 1; NaN ranks last."""
     return np.partition(np.where(np.isnan(score), -np.inf, score), -place)[-place]
-
-
-def _bounds(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[list[np.floating], Plateau | None]:
-    """Scores, descending, of which the first that enough rows reach spares the heaps most: guesses, and minus infinity.
-
-    Where the last of the wanted rows seems to lie on a plateau, the first of them is above it.
-    """
-    stride = min(_STRIDE, len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
-    if stride < _LEAST_STRIDE:
-        stride = 1
-    sample, place = value[::stride], wanted
-    if mask is not None:
-        sample = sample[mask[::stride]]
-    if stride > 1:
-        expected = wanted / stride  # of those wanted are in the sample, on average
-        place = ceil(expected + _DEVIATIONS * sqrt(expected))
-    least = value.dtype.type(-np.inf)
-    if not 0 < place <= len(sample):
-        return [least], None
-    guess = cut(sample, place)
-    if np.count_nonzero(sample == guess) <= ROOM_PER_WANTED * place:
-        return [guess, least], None
-    tied = value[::stride] == guess
-    plateau = Plateau(guess, stride * np.flatnonzero(tied if mask is None else tied & mask[::stride]))
-    return [plateau.above, guess, least], plateau

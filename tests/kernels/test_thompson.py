@@ -15,6 +15,7 @@ from torch import Tensor
 from bayes_prompt.kernels import backend, rng
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.thompson import triton as thompson_triton
+from bayes_prompt.kernels.thompson import triton_gamma
 
 BACKENDS = ["reference", "cpu", "triton"]
 COMPILED = ["cpu", "triton"]
@@ -453,7 +454,7 @@ def test_extreme_concentrations_never_make_nan(name: str, dtype: torch.dtype) ->
 def _trigonometry(u, cos, sin, size, TERMS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.arange(0, BLOCK)
     x = tl.load(u + row, mask=row < size, other=0.0)
-    c, s = thompson_triton._cos_sin(x, TERMS)
+    c, s = triton_gamma.cos_sin(x, TERMS)
     tl.store(cos + row, c, mask=row < size)
     tl.store(sin + row, s, mask=row < size)
 
@@ -462,7 +463,7 @@ def _trigonometry(u, cos, sin, size, TERMS: tl.constexpr, BLOCK: tl.constexpr):
 def _logarithm(y, rest, log, size, BELOW: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.arange(0, BLOCK)
     x = tl.load(y + row, mask=row < size, other=0.0)
-    r, g = thompson_triton._rest(x, BELOW)
+    r, g = triton_gamma.log1p_rest(x, BELOW)
     tl.store(rest + row, r, mask=row < size)
     tl.store(log + row, g, mask=row < size)
 
@@ -470,7 +471,7 @@ def _logarithm(y, rest, log, size, BELOW: tl.constexpr, BLOCK: tl.constexpr):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_series_of_the_triton_kernel(dtype: torch.dtype) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = thompson_triton.precision(dtype)
+    precision = triton_gamma.precision(dtype)
     words = torch.linspace(0, 2**32 - 1, 2001, dtype=torch.float64).long()
     u = torch.cat(
         [rng.uniform(words, dtype), torch.tensor([0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1], dtype=dtype)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.kernels import backend, rng
-from bayes_prompt.kernels.thompson import reference
+from bayes_prompt.kernels.thompson import reference, triton_gamma
 from bayes_prompt.kernels.thompson import triton as thompson_triton
 
 # The reference computes in float64 whatever it stores: one type is enough.
@@ -275,7 +275,7 @@ def chance_of_another_attempt(dtype: torch.dtype) -> Tensor:
     - x = r cos: for u = exp(-r**2 / 2) is rounded, r is known to 1 / r + 2 r, and the angle and its cosine to 2 pi + 6
       of r, which with c makes 1 / r + 16 r, times |dT / dx| = 3 d c |y**3 / (1 + y)|.
     """
-    unit, below = UNIT[dtype], thompson_triton.precision(dtype)["SERIES_BELOW"]
+    unit, below = UNIT[dtype], triton_gamma.precision(dtype)["SERIES_BELOW"]
     w0, w1, _, _ = rng.words(0, 0, torch.arange(20_000), rng.BETA)
     r = (-2 * rng.uniform(w0, torch.float64).log()).sqrt()
     x = r * (2 * math.pi * rng.uniform(w1, torch.float64)).cos()
