@@ -293,8 +293,13 @@ class PartitionEmission(Emission):
                 raise ValueError(f"edges must not decrease; edges[{row}] is {value!r} after {values[row - 1]!r}")
         if values[0] != 0.0 or values[-1] != 1.0:
             raise ValueError(f"edges must run from 0 to 1; got {values[0]!r} to {values[-1]!r}")
-        self.edges = edges
+        self._edges = edges
         self._tables: dict[torch.device, list[Tensor]] = {}
+
+    @property
+    def edges(self) -> Tensor:
+        """The K + 1 ends of the bins, float64. They cannot be assigned: other edges are another emission."""
+        return self._edges
 
     @property
     def num_states(self) -> int:

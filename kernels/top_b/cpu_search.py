@@ -16,8 +16,8 @@ from bayes_prompt.kernels.top_b.cpu_heap import collect
 
 _MIN_ROWS = 1 << 17  # a row takes a nanosecond or two
 _SAMPLED = 16  # rows looked at for a bound, for each one wanted
-_LEAST_STRIDE, _STRIDE = 4, 256  # of these rows: nearer to one another, looking costs more than it spares
-_DEVIATIONS = 2  # of the number of sampled rows among the best: a bound guessed too high, one in 40, costs a pass
+_LEAST_STRIDE = 4  # of these rows: where they lie nearer to one another all are looked at
+_DEVIATIONS = 2  # of the number of sampled rows among the best: a bound guessed too high, one in 50, costs a pass
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ def search(
     least, most = value.dtype.type(-np.inf), value.dtype.type(np.inf)
     guess, plateau = _guess(value, mask, wanted)
     if plateau is not None:
-        if noted is not None and threshold == plateau.above:
-            rows = noted
-        else:
-            rows = best(wanted, plateau.above, most)
+        known = noted if threshold == plateau.above else None
+        rows = best(wanted, plateau.above, most) if known is None else known
         if len(rows) < batch:  # the last one is on the plateau, and nobody beyond it is worth noting
             rows = np.concatenate((rows, best(batch - len(rows), plateau.score, plateau.score)))
         if len(rows) >= batch:
@@ -107,13 +105,13 @@ def search(
 
 def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.floating, Plateau | None]:
     """A score that as many rows as are wanted are likely to reach, but not many more, and the plateau if it is one."""
-    stride = min(_STRIDE, len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
+    stride = (len(value) // max(1, _SAMPLED * wanted)) | 1  # odd, for pools are often put in rounds of 2^n
     if stride < _LEAST_STRIDE:
         stride = 1
     sample, place, least = value[::stride], wanted, value.dtype.type(-np.inf)
     if stride > 1:
         expected = wanted / stride  # of those wanted are in the sample, on average
-        place = ceil(expected + _DEVIATIONS * sqrt(expected))
+        place = ceil(expected + _DEVIATIONS * sqrt(expected) + 1)
     if not 0 < place <= len(sample):
         return least, None
     counts = sample > least  # NaN does not

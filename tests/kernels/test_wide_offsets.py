@@ -17,8 +17,9 @@ import math
 import mmap
 import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -35,6 +36,7 @@ import bayes_prompt.kernels
 from bayes_prompt.kernels import backend, rng
 from bayes_prompt.kernels.progress_filter import Scoring
 from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.kernels.tally import Books, Observations
 
 BACKENDS = ["cpu", "triton"]
 SPAN = 1024  # rows
@@ -176,11 +178,16 @@ def few_rows(operation: Any, pool: Pool) -> Iterator[None]:
         return [task(start, stop) for start, stop in pool.spans]
 
     executor = type("FewPrograms", (FewPrograms,), {"spans": pool.spans})
-    here = {"over_rows": over_spans} if hasattr(operation, "over_rows") else {"range": wide_range}
-    with (
-        mock.patch.object(interpreter, "GridExecutor", executor),
-        mock.patch.multiple(operation, create=True, **here),
-    ):
+    # The files of this backend: `cpu_search` beside `cpu`, `triton_rows` beside `triton`.
+    files = getattr(operation, "__name__", "nowhere")
+    parts = [module for name, module in sys.modules.items() if name.startswith(files)] or [operation]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(interpreter, "GridExecutor", executor))
+        for part in parts:
+            if hasattr(part, "over_rows"):
+                stack.enter_context(mock.patch.object(part, "over_rows", over_spans))
+            elif not files.endswith("cpu"):
+                stack.enter_context(mock.patch.object(part, "range", wide_range, create=True))
         yield
 
 
@@ -281,6 +288,22 @@ def progress_belief(rows: int, states: int = 3) -> dict[str, Any]:
     return progress_state(rows, states) | {"belief": unwritten(states, rows)}
 
 
+def tally(rows: int) -> dict[str, Any]:
+    index = some(rows)
+    counts = {"successes": index % 3, "trials": 1 + index % 3, "status": (index % 4).int()}
+    logs = {name: -torch.rand(len(index), dtype=torch.float64) for name in ("log_event", "correction")}
+    expected = {name: torch.rand(len(index)) for name in ("informative", "success_rate")}
+    books: dict[str, Tensor] = {name: torch.randint(0, 9, (rows,), dtype=torch.int32) for name in ("visits", "solved")}
+    books |= {name: torch.zeros((), dtype=torch.float64) for name in ("log_evidence", "log_count_evidence")}
+    books |= {name: torch.zeros((), dtype=torch.int64) for name in ("unexpected", "impossible", "group_size")}
+    return {"index": index, **counts, **logs, **expected, **books, "record": torch.zeros(6, dtype=torch.float64)}
+
+
+def tallying(call: Callable[..., None], record: Tensor, **others: Any) -> None:
+    seen, books = ({field.name: others[field.name] for field in fields(kind)} for kind in (Observations, Books))
+    call(Observations(**seen), Books(**books), record)
+
+
 def scoring(call: Callable[..., None], utility: Tensor, scores: Tensor, shortlist: Shortlist, **others: Any) -> None:
     call(**others, scoring=Scoring(utility, scores, shortlist))
 
@@ -297,6 +320,7 @@ CASES = [
     Case("progress_filter", "score", progress_scores, (LONG, TALL), scoring),
     Case("progress_filter", "predict", progress_belief, (LONG, TALL)),
     Case("progress_filter", "predict", lambda rows: progress_belief(rows, states=5), (TALL,)),
+    Case("tally", "tally", tally, call=tallying),
     Case(
         "thompson",
         "sample_beta",
