@@ -106,7 +106,7 @@ class InFlight:
     # Without reading what a device holds
 
     def send_unread(self, rows: Tensor, selection: int) -> None:
-        """`send`, of distinct rows (B,) on the device."""
+        """`send`, of distinct rows (B,) on the device; row N is passed over."""
         self._count(rows, 1)
         self._available.index_fill_(0, rows, False)
         self._post(rows, selection)
@@ -131,7 +131,7 @@ class InFlight:
             if unread.selection is None:
                 self._back(unread.rows.tolist())
             else:
-                self._gone(unread.rows.tolist(), unread.selection)
+                self._gone([row for row in unread.rows.tolist() if row < len(self.available)], unread.selection)
 
     def _count(self, rows: Tensor, change: int) -> Tensor:
         if self._out is None:

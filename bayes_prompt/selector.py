@@ -87,7 +87,9 @@ class PromptSelector:
         self._identities = Identities(ids, self.num_prompts)
         self._lock = RLock()
         self._outings = InFlight(self.num_prompts, posterior.device)
+        # Of picks that nobody waited for: whether a score was NaN, and how many prompts were missing in all.
         self._nan_picked = torch.zeros((), dtype=torch.bool, device=posterior.device)
+        self._missing = torch.zeros((), dtype=torch.int64, device=posterior.device)
         self._metrics = Metrics(posterior.device)
         self._selections = 0  # picks made so far: the step of their draws
         self._reused = 0
@@ -102,13 +104,16 @@ class PromptSelector:
         """Pick distinct prompts, best first: row numbers (B,) int64. They are in flight from now on.
 
         They are on the CPU; of a posterior on a GPU they are there, and nothing waits for it unless so many prompts are
-        in flight, or so few are candidates, that there might be too few to pick from. A score that is NaN is then told
-        at the next call that reads what a device did, such as `metrics` or `state_dict`.
+        in flight, or so few are candidates, that there might be too few to pick from. What is wrong with such a pick,
+        a score that is NaN or a mask on the device that left too few (the missing rows are then -1), is told at the
+        next call that reads what the device did, such as `metrics` or `state_dict`.
 
         After a resume with in_flight="redraw", the picks that were out are handed out first, in their old order.
 
         Args:
-            candidates: rows to choose from, (M,) integers or a (N,) bool mask; None for the whole pool.
+            candidates: rows to choose from, (M,) integers or a (N,) bool mask; None for the whole pool. A mask on the
+                posterior's device is not read, unless on_shortage is "reuse" or picks wait to be handed out again; row
+                numbers there are.
             batch_size: B for this pick; None for the selector's.
 
         Raises:
@@ -116,17 +121,15 @@ class PromptSelector:
             PromptShortage: prompts in flight leave too few, and on_shortage is "raise".
         """
         with self._lock:
-            mask, size = None, self.num_prompts
-            if candidates is not None:
-                mask = checks.mask("candidates", candidates, self.num_prompts)
-                size = int(mask.count_nonzero())
-                mask = sent(mask, self.posterior.device)
+            mask, size = self._candidates(candidates)
             wanted = self.batch_size if batch_size is None else batch_size
+            if size is None:
+                return self._pick_unread(self._batch_size(wanted, self.num_prompts), mask, sure=False)
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
             self._outings.settle(wait=False)
             if self.posterior.on_device and not self._outings.waiting() and size - self._outings.most_out() >= wanted:
                 return self._pick_unread(wanted, mask)
-            self._raise_nan()
+            self._raise_unread()
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
             fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
@@ -241,7 +244,7 @@ class PromptSelector:
         look at every prompt, for whoever asks more often than it logs.
         """
         with self._lock:
-            self._raise_nan()
+            self._raise_unread()
             figures = self._metrics.figures(self.posterior)
             figures |= {"in_flight": float(len(self._in_flight)), "reused": float(self._reused)}
             return figures | pool_figures(self.posterior) if pool else figures
@@ -287,7 +290,7 @@ class PromptSelector:
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the coming picks: tensors, numbers, strings and nested dictionaries of them."""
         with self._lock:
-            self._raise_nan()
+            self._raise_unread()
             return {
                 "version": STATE_VERSION,
                 **self._agreed(),
@@ -316,6 +319,7 @@ class PromptSelector:
             self.posterior.load_state_dict(state["posterior"])
             self._outings.restore(state["in_flight"], in_flight)
             self._nan_picked.zero_()
+            self._missing.zero_()
             self._metrics.restore(state["metrics"])
             self._selections, self._reused = state["selections"], state["reused"]
             self._last_pick, self._last_cut = state["last_pick"]["index"].clone(), state["last_pick"]["cut"]
@@ -337,11 +341,32 @@ class PromptSelector:
         self._outings.settle()
         return self._outings
 
-    def _raise_nan(self) -> None:
-        """Tell, once, that a pick on a device had a score that is NaN."""
-        if self.posterior.on_device and bool(self._nan_picked):
-            self._nan_picked.zero_()
+    def _candidates(self, candidates: Tensor | np.ndarray | Sequence[int] | None) -> tuple[Tensor | None, int | None]:
+        """Who may be picked, (N,) on the device or None for all, and how many: None where the device alone knows."""
+        if candidates is None:
+            return None, self.num_prompts
+        mask = isinstance(candidates, Tensor) and candidates.dtype == torch.bool
+        if mask and self.posterior.defers_checks(candidates) and self.on_shortage != "reuse":
+            assert isinstance(candidates, Tensor)
+            if not self._outings.waiting():
+                checks.mask_shape("candidates", candidates, self.num_prompts)
+                return candidates.to(self.posterior.device), None
+        chosen = checks.mask("candidates", candidates, self.num_prompts)
+        return sent(chosen, self.posterior.device), int(chosen.count_nonzero())
+
+    def _raise_unread(self) -> None:
+        """Tell, once, what was wrong with a pick that nobody waited for."""
+        if not self.posterior.on_device:
+            return
+        nan, missing = bool(self._nan_picked), int(self._missing)
+        self._nan_picked.zero_()
+        self._missing.zero_()
+        if nan:
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to a prompt of an earlier pick")
+        if missing:
+            raise PromptShortage(
+                f"masks of candidates that lie on the device left earlier picks short of {missing} prompts, -1 there"
+            )
 
     def _ranking(self) -> tuple[Tensor, Shortlist | None]:
         """Scores of the next pick, and the shortlist that goes with them."""
@@ -365,16 +390,20 @@ class PromptSelector:
             shortlist=shortlist,
         )
 
-    def _pick_unread(self, wanted: int, mask: Tensor | None) -> Tensor:
-        """The best `wanted` prompts, (wanted,) on the device, where there are enough for certain."""
+    def _pick_unread(self, wanted: int, mask: Tensor | None, sure: bool = True) -> Tensor:
+        """The best `wanted` prompts, (wanted,) on the device; some may be -1 unless there are enough for sure."""
         allowed = mask
         if not self.allow_in_flight:
             allowed = self._outings.available if mask is None else mask & self._outings.available
         scores, shortlist = self._ranking()
         picked = self._top_b(scores, wanted, allowed, shortlist if mask is None else None)
-        values = scores[picked]
+        values, sent_out = scores[picked], picked
+        if not sure:
+            nobody = picked < 0
+            self._missing += nobody.sum()
+            values, sent_out = values.masked_fill(nobody, -torch.inf), picked.masked_fill(nobody, self.num_prompts)
         self._nan_picked |= values.isnan().any()
-        self._outings.send_unread(picked, self._selections)
+        self._outings.send_unread(sent_out, self._selections)
         self._selections += 1
         self._last_pick, self._last_cut = picked, values[-1]
         return picked.clone()

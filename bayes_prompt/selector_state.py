@@ -15,7 +15,7 @@ from bayes_prompt.in_flight import COLUMNS
 from bayes_prompt.metrics import Metrics
 from bayes_prompt.posteriors import checks
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 _ENTRIES = ("selections", "reused", "posterior", "in_flight", "last_pick", "metrics")
 
 

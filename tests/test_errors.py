@@ -262,10 +262,11 @@ def test_a_checkpoint_of_another_model_size_seed_or_version_is_refused() -> None
             selector.load_state_dict(state)
         assert same(before, selector.state_dict())
     for part in (state, state["posterior"]):
+        version = part["version"]
         part["version"] = 99
         with pytest.raises(bp.CheckpointError, match=r"version must be \d; got 99"):
             make().load_state_dict(state)
-        part["version"] = 1
+        part["version"] = version
 
 
 def corrupt_state(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

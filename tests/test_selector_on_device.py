@@ -166,6 +166,43 @@ def test_a_pool_that_may_run_short_is_looked_at() -> None:
             selector.select()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("method", ["dps", "mopps"])
+def test_a_mask_on_the_device_is_not_read(method: str, backend: str) -> None:
+    here, there = on_the_host(method, backend), make(method, backend)
+    g = torch.Generator().manual_seed(1)
+    there.select(torch.ones(N, dtype=torch.bool, device=DEVICE))  # what is done once may wait
+    here.select()
+    for step in range(5):
+        mask = torch.rand(N, generator=g) < 0.8
+        there_mask = mask.to(DEVICE)
+        with nobody_waits():
+            index = there.select(there_mask)
+        assert here.select(mask).tolist() == index.tolist()
+        for selector in (here, there):
+            selector.update(index.tolist(), rewards_of(index, step))
+    assert here.outings.tolist() == there.outings.tolist()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_a_mask_that_leaves_too_few_is_told_later(backend: str) -> None:
+    selector = make("dps", backend)
+    few = torch.zeros(N, dtype=torch.bool, device=DEVICE)
+    few[[3, 50]] = True
+    picked = selector.select(few)
+    assert sorted(picked.tolist()) == [-1] * (B - 2) + [3, 50]
+    with pytest.raises(bp.PromptShortage, match=f"short of {B - 2} prompts"):
+        selector.metrics()
+    assert sorted(selector.in_flight.tolist()) == [3, 50]
+    with pytest.raises(ValueError, match=r"a candidates mask must have shape \(60,\); got \(59,\)"):
+        selector.select(few[1:])
+    selector.observe([3, 50], rewards_of(torch.tensor([3, 50]), 0))
+    assert not len(selector.in_flight)
+    selector.on_shortage = "reuse"  # which has to know
+    with pytest.raises(ValueError, match="batch_size must lie in"):
+        selector.select(few)
+
+
 def test_bad_input_is_told_when_the_host_asks() -> None:
     selector = make("dps", "cpu")
     index = selector.select()

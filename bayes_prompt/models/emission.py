@@ -298,7 +298,7 @@ class PartitionEmission(Emission):
 
     @property
     def edges(self) -> Tensor:
-        """The K + 1 ends of the bins, float64. They cannot be assigned: other edges are another emission."""
+        """The ends of the bins, (K + 1,) float64. They cannot be assigned: other edges are another emission."""
         return self._edges
 
     @property

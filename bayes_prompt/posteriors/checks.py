@@ -93,8 +93,7 @@ def rows(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
 def mask(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
     """Rows (M,), or a (N,) bool mask of them, as a mask that is True somewhere."""
     if isinstance(index, Tensor | np.ndarray) and index.dtype in (torch.bool, np.bool_):
-        if tuple(index.shape) != (num_prompts,):
-            raise ValueError(f"a {name} mask must have shape ({num_prompts},); got {tuple(index.shape)}")
+        mask_shape(name, index, num_prompts)
         chosen = torch.as_tensor(index)
     else:
         chosen = torch.zeros(num_prompts, dtype=torch.bool)
@@ -102,6 +101,12 @@ def mask(name: str, index: IntegersLike, num_prompts: int) -> Tensor:
     if not bool(chosen.any()):
         raise ValueError(f"{name} must name at least one prompt; got none")
     return chosen
+
+
+def mask_shape(name: str, mask: Tensor | np.ndarray, num_prompts: int) -> None:
+    """ValueError unless a mask has shape (num_prompts,)."""
+    if tuple(mask.shape) != (num_prompts,):
+        raise ValueError(f"a {name} mask must have shape ({num_prompts},); got {tuple(mask.shape)}")
 
 
 def counts(
