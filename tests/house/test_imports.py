@@ -55,7 +55,7 @@ FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
 # Packages that take long to import, and the modules (loaded when first used) that may import them at their top.
 HEAVY = {
     "pyro": ("models.*", "recipes"),
-    "triton": ("kernels.*.triton", "kernels.rng_triton", "kernels.shortlist_triton"),
+    "triton": ("kernels.*.triton", "kernels.*.triton_*", "kernels.rng_triton", "kernels.shortlist_triton"),
     "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads", "kernels.prefetch"),
     "trl": ("trainers.trl", "testbed.*"),
     "transformers": ("trainers.trl", "testbed.*"),
