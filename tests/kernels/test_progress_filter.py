@@ -443,6 +443,7 @@ def test_float32_after_a_thousand_random_steps(name: str, rows: int, decay: floa
         for which, step in (("reference", wide), (name, narrow)):
             likelihood = seen.to(step.scores)
             out = (
+                torch.empty_like(likelihood),
                 likelihood.new_empty(len(index)),
                 torch.empty(len(index), dtype=torch.int32, device=step.scores.device),
             )
@@ -473,7 +474,7 @@ def test_a_state_in_bfloat16_agrees_with_the_reference(name: str, per_prompt: bo
     for decay, scale in ((0.5, 0.3), (0.5, 1.5 * SMALLEST_SCALE)):
         step = narrowed(random_step(500, states, torch.float32, per_prompt=per_prompt, decay=decay, scale=scale))
         done, expected = step.run(name, threshold=0.5), step.run("reference")
-        for key in ("posterior", "learned", "scores", "belief", "evidence"):
+        for key in ("posterior", "learned", "scores", "belief", "expected", "evidence"):
             value, wanted = getattr(done, key).double(), getattr(expected, key).double()
             # Twice, for the belief follows from two such numbers; below the smallest concentration nothing is told.
             torch.testing.assert_close(value, wanted, rtol=2 * 2.0**-8, atol=1e-30, msg=lambda text: f"{key}: {text}")  # noqa: B023

@@ -120,7 +120,9 @@ def filtered(model: SolvingProgress, history: History) -> tuple[float, Tensor]:
         likelihood = (log_likelihood - scale[:, None]).exp()
         evidence = torch.full((len(rows),), math.nan, dtype=torch.float64)
         status = torch.full((len(rows),), -1, dtype=torch.int32)
-        reference.advance(None, posterior, fixed, tables.concentration, rows, likelihood, 0.7, evidence, status)
+        observed = rows, likelihood, 0.7, torch.empty_like(likelihood), evidence, status
+        reference.advance(None, posterior, fixed, tables.concentration, *observed)
+        assert torch.equal(observed[3], belief.T[rows])
         assert (status == 0).all()
         correction = tables.emission.count_correction(successes[rows], trials[rows])
         total += float((evidence.log() + scale + correction).sum())
