@@ -23,9 +23,10 @@ ROOM_PER_WANTED = 4  # rows that there is room for, for each that the threshold 
 class Shortlist:
     """What is carried from a pick to the next: tensors on the device of the scores, changed in place.
 
-    threshold: (1,) in the dtype of the scores; rows that score at least this are noted, NaN never.
+    threshold: (1,) in the dtype of the scores; of the next scores, rows with at least this are noted, NaN never.
     rows: (room,) int64, the noted rows in any order; entries beyond `count` mean nothing.
-    count: (1,) int64, rows that reached the threshold; where it exceeds the room, not all were noted.
+    count: (1,) int64, rows that reached the threshold of then (a pick moves it on); where it exceeds the room, not all
+        were noted.
     wanted: rows that the next threshold aims at, fewer than there is room for.
     guide: (1,) int64, a row whose score the threshold was. Where all scores move from step to step, so should the
         threshold: whoever can tell the coming score of this row before the others are written may take that.

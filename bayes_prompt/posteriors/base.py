@@ -242,7 +242,10 @@ class Posterior(ABC):
 
     @property
     def record(self) -> Tensor:
-        """What the last step saw, and had expected: (6,) float64, the figures of `kernels.tally.RECORD` in order."""
+        """What the last step saw, and had expected: (6,) float64, the figures of `kernels.tally.RECORD` in order.
+
+        The next step overwrites it. It is not part of the state: all are 0 after one was loaded.
+        """
         return self._record
 
     @property
@@ -300,6 +303,7 @@ class Posterior(ABC):
         for name, mine in expected.items():
             mine.copy_(state["tensors"][name])
         self._counters["refused"].zero_()
+        self._record.zero_()
         self._told_group_size = int(state["tensors"]["told_group_size"])
         index, successes, trials = (state["pending"][name].to(self.device).clone() for name in _PENDING)
         self._pending = [(index, successes, trials)] if index.numel() else []

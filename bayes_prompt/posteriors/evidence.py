@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,9 +37,11 @@ class CountTables:
 
         unread: the counts lie on a device, which is not to be waited for.
         """
-        table = None if unread else self._table(counts)
+        size, group = counts.index.numel(), 0 if unread else self._group(counts)
+        table = self._table(group) if 0 < group < min(2 * size, MOST_LISTED + 1) else None  # else it would not pay
         if table is None:
-            return self._of(counts.successes, counts.trials)
+            mixed = self.mixed(group) if group else self.mixed_each(counts.trials) if size else None
+            return self._of(counts.successes, counts.trials, mixed)
         parts = (table.likelihood, table.scale, table.correction, table.absurd)
         likelihood, scale, correction, absurd = (part.index_select(0, counts.successes) for part in parts)
         return Evidence(likelihood, scale, correction, absurd, table.mixed)
@@ -62,28 +64,28 @@ class CountTables:
         ends = [self._emission.log_likelihood(end, trials).exp() for end in (torch.zeros_like(trials), trials)]
         return (1 - ends[0] - ends[1]).clamp(min=0).masked_fill((trials == 1)[:, None], 0).to(self._dtype)
 
-    def _table(self, counts: Counts) -> Evidence | None:
+    @staticmethod
+    def _group(counts: Counts) -> int:
+        """The rollouts of each group, where all have as many; else 0."""
         group = int(counts.largest)
-        worth_it = (
-            0 < group <= MOST_LISTED and group < 2 * counts.index.numel()
-        )  # else a table costs more than it spares
-        if not worth_it or not bool((counts.trials == group).all()):
-            return None
+        return group if bool((counts.trials == group).all()) else 0
+
+    def _table(self, group: int) -> Evidence | None:
         if group not in self._tables:
+            mixed = self.mixed(group)
             with torch.inference_mode(False), torch.no_grad():  # kept beyond this call
                 every = torch.arange(group + 1)
                 try:
-                    table = self._of(every, torch.full_like(every, group))
-                    self._tables[group] = replace(table, mixed=self.mixed(group))
+                    self._tables[group] = self._of(every, torch.full_like(every, group), mixed)
                 except Exception:  # an emission that fails on some count is only at fault once that is observed
                     self._tables[group] = None
         return self._tables[group]
 
-    def _of(self, successes: Tensor, trials: Tensor) -> Evidence:
+    def _of(self, successes: Tensor, trials: Tensor, mixed: Tensor | None) -> Evidence:
         log_likelihood = self.log_likelihood(successes, trials)
         scale = log_likelihood.amax(1)
         absurd = ~torch.isfinite(scale)
         log_likelihood, scale = log_likelihood.masked_fill(absurd[:, None], 0), scale.masked_fill(absurd, 0)
         likelihood = (log_likelihood - scale[:, None]).exp().to(self._dtype)
         correction = self._emission.count_correction(successes, trials).to(scale.dtype).expand(scale.shape).contiguous()
-        return Evidence(likelihood, scale, correction, absurd, self.mixed_each(trials))
+        return Evidence(likelihood, scale, correction, absurd, torch.zeros_like(likelihood) if mixed is None else mixed)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
-from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE, Scoring
+from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE, UNEXPECTED, Scoring
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models import checks as model_checks
@@ -267,7 +267,7 @@ class ProgressPosterior(Posterior):
         )
         if self._standing is not None:
             self._standing.answered = True
-        status.bitwise_or_(evidence.absurd)  # UNEXPECTED is the first bit
+        status.bitwise_or_(evidence.absurd * UNEXPECTED)
         # No matrix products, which autocast rounds.
         expected = (belief * evidence.mixed).sum(1), (belief * self._mean_rate).sum(1)
         event = chance.double().log() + evidence.scale

@@ -104,9 +104,7 @@ def _state(
     if posterior.device.type != "cpu":
         raise ValueError(f"posterior must be on the CPU for this backend, got {posterior.device}")
     states = posterior.shape[0]
-    if (
-        prior.ndim == 3 and prior.shape[2] == 1
-    ):  # a single row's own must not pass for one that all share: it rounds apart
+    if prior.ndim == 3 and prior.shape[2] == 1:  # it must not pass for one that all share, which rounds apart
         prior = prior.expand(-1, -1, 2).contiguous()
     table = posterior.new_empty((states, states, 0)) if learned is None else learned
     if posterior.dtype == torch.bfloat16:

@@ -6,7 +6,7 @@ One pass over the M observations, however many figures there are of them. The th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -22,8 +22,8 @@ class Books:
 
     visits, solved: (N,) int32, steps in which a prompt was observed, and in which all its rollouts succeeded.
     log_evidence, log_count_evidence: () float64, log probabilities of the emission's own events, and of the counts.
-    unexpected, impossible: () int64, observations with that status. group_size: () int64, the most trials of a prompt
-        in the last step that had any.
+    unexpected, impossible: () int64, observations with that status.
+    group_size: () int64, the most trials of a prompt in the last step that had any.
     """
 
     visits: Tensor
@@ -34,19 +34,17 @@ class Books:
     impossible: Tensor
     group_size: Tensor
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, in order."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
-
 
 @dataclass(frozen=True)
 class Observations:
     """M observed prompts in one step; those that are not counted are the later entries of a prompt, and others' rows.
 
-    index: (M,) int64, ascending. successes, trials: (M,) int64. log_event: (M,) float64, log probability of the
-    emission's own event; correction: (M,) float64, what makes of it that of the counts. status: (M,) int32, see
-    `kernels.progress_filter`. informative, success_rate: (M,) float32 or float64, P(0 < successes < trials) and the
-    success rate of a rollout, as they were expected.
+    index: (M,) int64, ascending. successes, trials: (M,) int64, trials at least 1.
+    log_event, correction: (M,) float64, log probability of the emission's own event, and what makes of it that of the
+        counts.
+    status: (M,) int32, see `kernels.progress_filter`.
+    informative, success_rate: (M,) float32 or float64, P(0 < successes < trials) and the success rate of a rollout, as
+        they were expected.
     """
 
     index: Tensor
@@ -58,13 +56,17 @@ class Observations:
     informative: Tensor
     success_rate: Tensor
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, in order."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+def tensors(of: Books | Observations) -> tuple[Tensor, ...]:
+    """The tensors of a dataclass, in order."""
+    return tuple(getattr(of, field.name) for field in fields(of))
 
 
 def check_arguments(seen: Observations, books: Books, record: Tensor) -> None:
-    """Check shapes, dtypes, devices and contiguity. Raises TypeError or ValueError that names the argument."""
+    """Check shapes, dtypes, devices and contiguity. Raises TypeError or ValueError that names the argument.
+
+    That `index` ascends is the caller's responsibility.
+    """
     entries, prompts = (seen.index.numel(),), (books.visits.numel(),)
     for name in ("index", "successes", "trials"):
         check_layout(f"seen.{name}", getattr(seen, name), entries, books.visits, "int64")
@@ -72,7 +74,7 @@ def check_arguments(seen: Observations, books: Books, record: Tensor) -> None:
         check_layout(f"seen.{name}", getattr(seen, name), entries, books.visits, "float64")
     check_layout("seen.status", seen.status, entries, books.visits, "int32")
     check_layout("seen.informative", seen.informative, entries, seen.informative)
-    check_layout("seen.success_rate", seen.success_rate, entries, seen.informative)
+    check_layout("seen.success_rate", seen.success_rate, entries, seen.success_rate)
     for name in ("visits", "solved"):
         check_layout(f"books.{name}", getattr(books, name), prompts, books.visits, "int32")
     for name in ("log_evidence", "log_count_evidence"):

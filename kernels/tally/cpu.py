@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
-from bayes_prompt.kernels.tally import Books, Observations, check_arguments
+from bayes_prompt.kernels.tally import Books, Observations, check_arguments, tensors
 from bayes_prompt.kernels.threads import compiled
 
 
@@ -14,7 +14,7 @@ def tally(seen: Observations, books: Books, record: Tensor) -> None:
     check_arguments(seen, books, record)
     if books.visits.device.type != "cpu":
         raise ValueError(f"books.visits must be on the CPU for this backend, got {books.visits.device}")
-    _tally(*(tensor.detach().numpy() for tensor in (*seen.tensors(), *books.tensors(), record)))
+    _tally(*(tensor.detach().numpy() for tensor in (*tensors(seen), *tensors(books), record)))
 
 
 @compiled

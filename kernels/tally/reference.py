@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
 from bayes_prompt.kernels.tally import Books, Observations, check_arguments
 
 
+@torch.no_grad()
 def tally(seen: Observations, books: Books, record: Tensor) -> None:
     """Add M observations to the books of N prompts, and write the figures of the step into `record` (6,) float64.
 

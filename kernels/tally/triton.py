@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayes_prompt.kernels import progress_filter
 from bayes_prompt.kernels.launch import warps
-from bayes_prompt.kernels.tally import Books, Observations, check_arguments
+from bayes_prompt.kernels.tally import Books, Observations, check_arguments, tensors
 
 THREADS = 256
 BLOCK = 2 * THREADS
@@ -27,7 +27,7 @@ def tally(seen: Observations, books: Books, record: Tensor) -> None:
     check_arguments(seen, books, record)
     sizes = seen.index.numel(), books.visits.numel()
     with torch.cuda.device_of(record):
-        _tally[(1,)](*seen.tensors(), *books.tensors(), record, *sizes, BLOCK=BLOCK, num_warps=warps(THREADS))
+        _tally[(1,)](*tensors(seen), *tensors(books), record, *sizes, BLOCK=BLOCK, num_warps=warps(THREADS))
 
 
 @triton.jit(do_not_specialize=["entries", "num_prompts"])
@@ -55,7 +55,7 @@ def _tally(  # type: ignore[no-untyped-def]
     none = tl.zeros([BLOCK], dtype=tl.int64)
     nothing = tl.zeros([BLOCK], dtype=tl.float64)
     groups, rollouts, mixed, won, surprises, impossibles, largest = none, none, none, none, none, none, none
-    event, count, hoped, foreseen = nothing, nothing, nothing, nothing
+    event, count, mixed_expected, won_expected = nothing, nothing, nothing, nothing
     start = entries.to(tl.int64) * 0
     while start < entries:  # not a range, which some interpreters take numbers only for
         m = start + tl.arange(0, BLOCK).to(tl.int64)
@@ -66,11 +66,11 @@ def _tally(  # type: ignore[no-untyped-def]
         s = tl.load(successes + m, mask=counted, other=0)
         t = tl.load(trials + m, mask=counted, other=0)
         flags = tl.load(status + m, mask=counted, other=0)
-        expected = counted & ((flags & _UNEXPECTED) == 0)
-        own = tl.load(log_event + m, mask=expected, other=0.0)
+        possible = counted & ((flags & _UNEXPECTED) == 0)
+        own = tl.load(log_event + m, mask=possible, other=0.0)
         tl.store(visits + n, tl.load(visits + n, mask=counted, other=0) + 1, mask=counted)
-        whole = (tl.load(solved + n, mask=counted, other=0) + (s == t).to(tl.int32)).to(tl.int32)
-        tl.store(solved + n, whole, mask=counted)
+        solved_now = (tl.load(solved + n, mask=counted, other=0) + (s == t).to(tl.int32)).to(tl.int32)
+        tl.store(solved + n, solved_now, mask=counted)
         groups += counted.to(tl.int64)
         rollouts += t
         mixed += ((s > 0) & (s < t)).to(tl.int64)
@@ -79,9 +79,9 @@ def _tally(  # type: ignore[no-untyped-def]
         impossibles += ((flags & _IMPOSSIBLE) != 0).to(tl.int64)
         largest = tl.maximum(largest, t)
         event += own
-        count += own + tl.load(correction + m, mask=expected, other=0.0)
-        hoped += tl.load(informative + m, mask=counted, other=0.0).to(tl.float64)
-        foreseen += tl.load(success_rate + m, mask=counted, other=0.0).to(tl.float64) * t.to(tl.float64)
+        count += own + tl.load(correction + m, mask=possible, other=0.0)
+        mixed_expected += tl.load(informative + m, mask=counted, other=0.0).to(tl.float64)
+        won_expected += tl.load(success_rate + m, mask=counted, other=0.0).to(tl.float64) * t.to(tl.float64)
         start += BLOCK
     tl.store(log_evidence, tl.load(log_evidence) + tl.sum(event, axis=0))
     tl.store(log_count_evidence, tl.load(log_count_evidence) + tl.sum(count, axis=0))
@@ -93,8 +93,8 @@ def _tally(  # type: ignore[no-untyped-def]
     tl.store(record + 1, tl.sum(rollouts, axis=0).to(tl.float64))
     tl.store(record + 2, tl.sum(mixed, axis=0).to(tl.float64))
     tl.store(record + 3, tl.sum(won, axis=0).to(tl.float64))
-    tl.store(record + 4, tl.sum(hoped, axis=0))
-    tl.store(record + 5, tl.sum(foreseen, axis=0))
+    tl.store(record + 4, tl.sum(mixed_expected, axis=0))
+    tl.store(record + 5, tl.sum(won_expected, axis=0))
 
 
 def _variant(scalar: str) -> tuple[Any, dict[str, str], dict[str, Any], int]:

@@ -27,15 +27,11 @@ def top_b(
     numbers = (*rng.known(seed, step), first_prompt)
     value = scores.detach().numpy()
     mask = None if allowed is None else allowed.numpy()
-    noted, found = None if shortlist is None else _noted(shortlist, mask), None
-    if noted is None or len(noted) < batch:
-        wanted, threshold = batch, np.inf
-        if shortlist is not None:
-            wanted, threshold = max(batch, shortlist.wanted), float(shortlist.threshold)
-        found = search(value, mask, batch, wanted, noted, threshold, *numbers)
+    rows, found = None if shortlist is None else _noted(shortlist, mask), None
+    if rows is None or len(rows) < batch:
+        wanted = batch if shortlist is None else max(batch, shortlist.wanted)
+        found = search(value, mask, batch, wanted, *numbers)
         rows = found.rows
-    else:
-        rows = noted
     likely = rows
     if len(rows) > batch > 0:  # whoever scores less than the last one is out, whatever the keys
         likely = rows[~(value[rows] < cut(value[rows], batch))]
@@ -76,7 +72,7 @@ def _carry_over(
     if found is not None and found.plateau is not None:
         shortlist.threshold.fill_(float(found.plateau.above))
         row = found.plateau.row(value, mask, picked)
-        if row is not None:
+        if row is not None:  # else the guide stays, which may lead astray: it costs a search
             shortlist.guide.fill_(row)
         return
     if found is not None and found.everyone:

@@ -1,6 +1,7 @@
-"""One pass over all scores on the CPU, a bounded heap for each range of rows, that few rows are shown.
+"""A search of all scores on the CPU: a bounded heap for each range of rows, which few rows are shown.
 
-A sample of the scores tells what the best are likely to reach. Where it guessed too high, there is another pass.
+A sample of the scores tells what the best are likely to reach. Where it guessed too high, there is another pass: one as
+a rule, three at most.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ _DEVIATIONS = 2  # of the number of sampled rows among the best: a bound guessed
 
 @dataclass(frozen=True)
 class Plateau:
-    """A score that more rows share than a shortlist has room for."""
+    """A score that, going by a sample, more rows share than a shortlist has room for."""
 
     score: np.floating
 
     @property
     def above(self) -> np.floating:
         """The next score that is no longer shared."""
-        return np.nextafter(self.score, self.score.dtype.type(np.inf))
+        with np.errstate(under="ignore", over="ignore"):
+            return np.nextafter(self.score, self.score.dtype.type(np.inf))
 
     def row(self, value: np.ndarray, mask: np.ndarray | None, picked: np.ndarray) -> int | None:
         """A row with this score that may be picked and was not."""
@@ -47,8 +49,8 @@ class Plateau:
 class Found:
     """What a search came to.
 
-    rows: (M,) int64 in any order, among which are the best `batch` rows, and the best `wanted`, or all that may be
-    picked (`everyone`), unless a plateau begins between. plateau: where the search ended, if it was at one.
+    rows: (M,) int64 in any order. The best `batch` are among them, and the best `wanted` unless the search ended at a
+    `plateau`. everyone: fewer than `wanted` may be picked, and these are all of them.
     """
 
     rows: np.ndarray
@@ -61,16 +63,11 @@ def search(
     mask: np.ndarray | None,
     batch: int,
     wanted: int,
-    noted: np.ndarray | None,
-    threshold: float,
     seed: int,
     step: int,
     first_prompt: int,
 ) -> Found:
-    """Look for the best rows of scores `value` (N,) among those of `mask` (N,): at least `batch`, better `wanted`.
-
-    noted: the rows that reach the threshold, fewer than `batch`, or None where they are not known.
-    """
+    """Look for the best rows of scores `value` (N,) among those of `mask` (N,): at least `batch`, better `wanted`."""
 
     def best(size: int, low: np.floating, high: np.floating) -> np.ndarray:
         """So many rows, or as many as there are, that score from low to high; more than one range gives more."""
@@ -89,8 +86,7 @@ def search(
     least, most = value.dtype.type(-np.inf), value.dtype.type(np.inf)
     guess, plateau = _guess(value, mask, wanted)
     if plateau is not None:
-        known = noted if threshold == plateau.above else None
-        rows = best(wanted, plateau.above, most) if known is None else known
+        rows = best(wanted, plateau.above, most)
         if len(rows) < batch:  # the last one is on the plateau, and nobody beyond it is worth noting
             rows = np.concatenate((rows, best(batch - len(rows), plateau.score, plateau.score)))
         if len(rows) >= batch:
@@ -117,7 +113,7 @@ def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.
     counts = sample > least  # NaN does not
     sample = np.where(counts if mask is None else counts & mask[::stride], sample, least)
     guess = np.partition(sample, -place)[-place]
-    crowded = guess > least and np.count_nonzero(sample == guess) > ROOM_PER_WANTED * place
+    crowded = least < guess < np.inf and np.count_nonzero(sample == guess) > ROOM_PER_WANTED * place
     return guess, Plateau(guess) if crowded else None
 
 

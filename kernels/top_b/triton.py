@@ -92,8 +92,9 @@ def top_b(
         picked = _in_order(found, scores, batch, shortlist)
         # A score that more rows share than there is room for, such as that of all prompts never seen, is no threshold.
         # The last pass over ranks has counted them, if those over keys were needed: if not all of them are wanted.
-        after = state[sizes[RANK] + 1]
-        tied = counts[sizes[RANK]].gather(0, after[RANK : RANK + 1] & 255)
+        ranked = sizes[RANK]  # passes, so that this row of `counts` is what the last of them counted
+        after = state[ranked + 1]
+        tied = counts[ranked].gather(0, after[RANK : RANK + 1] & 255)
         above = torch.nextafter(shortlist.threshold, torch.full_like(shortlist.threshold, torch.inf))
         crowded = (after[3:] > 0) & (tied > room)
         shortlist.threshold.copy_(torch.where(crowded, above, shortlist.threshold))

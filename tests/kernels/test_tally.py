@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayes_prompt.kernels import backend
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE, UNEXPECTED
-from bayes_prompt.kernels.tally import RECORD, Books, Observations
+from bayes_prompt.kernels.tally import RECORD, Books, Observations, tensors
+from bayes_prompt.metrics import BatchRecord
 
 BACKENDS = ["reference", "cpu", "triton"]
 N = 300
@@ -44,14 +45,14 @@ def random_observations(g: torch.Generator, entries: int, dtype: torch.dtype = t
 
 def run(name: str, seen: Observations, books: Books) -> tuple[Books, Tensor]:
     device = device_of(name)
-    done = Books(*(tensor.to(device, copy=True) for tensor in books.tensors()))
+    done = Books(*(tensor.to(device, copy=True) for tensor in tensors(books)))
     record = torch.full((len(RECORD),), math.nan, dtype=torch.float64, device=device)
-    backend.load("tally", name).tally(Observations(*(tensor.to(device) for tensor in seen.tensors())), done, record)
-    return Books(*(tensor.cpu() for tensor in done.tensors())), record.cpu()
+    backend.load("tally", name).tally(Observations(*(tensor.to(device) for tensor in tensors(seen))), done, record)
+    return Books(*(tensor.cpu() for tensor in tensors(done))), record.cpu()
 
 
 def by_hand(seen: Observations, books: Books) -> tuple[Books, list[float]]:
-    columns = zip(*(tensor.tolist() for tensor in seen.tensors()), strict=True)
+    columns = zip(*(tensor.tolist() for tensor in tensors(seen)), strict=True)
     first = {}
     for row, *rest in columns:
         if 0 <= row < N:
@@ -88,7 +89,7 @@ def test_books_equal_those_kept_by_hand(name: str, entries: int, dtype: torch.dt
     expected, sums = by_hand(seen, books)
     # Sums of at most 300 float64 numbers of at most 8, in whatever order: 300 ulps of the sum of their sizes.
     for value, wanted in zip(
-        (*done.tensors(), record), (*expected.tensors(), torch.tensor(sums, dtype=torch.float64)), strict=True
+        (*tensors(done), record), (*tensors(expected), torch.tensor(sums, dtype=torch.float64)), strict=True
     ):
         if value.is_floating_point():
             torch.testing.assert_close(value, wanted, rtol=0, atol=2.0**-53 * N * 8 * N)
@@ -102,8 +103,12 @@ def test_a_step_without_observations_leaves_the_books_alone(name: str) -> None:
     books, seen = random_books(g), random_observations(g, 40)
     seen = replace(seen, index=torch.full_like(seen.index, N))  # where a check on the device refused the call
     done, record = run(name, seen, books)
-    assert all(torch.equal(*pair) for pair in zip(done.tensors(), books.tensors(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(tensors(done), tensors(books), strict=True))
     assert record.tolist() == [0.0] * len(RECORD)
+
+
+def test_a_record_is_read_by_the_names_of_its_figures() -> None:
+    assert tuple(field.name for field in fields(BatchRecord)) == RECORD
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -118,14 +123,14 @@ def test_bad_arguments_are_named_and_change_nothing(name: str) -> None:
         (ValueError, "seen.correction", replace(seen, correction=seen.correction[:1].expand(5)), books, record),
         (TypeError, "seen.status", replace(seen, status=seen.status.long()), books, record),
         (TypeError, "seen.informative", replace(seen, informative=seen.informative.half()), books, record),
-        (TypeError, "seen.success_rate", replace(seen, success_rate=seen.success_rate.double()), books, record),
+        (TypeError, "seen.success_rate", replace(seen, success_rate=seen.success_rate.long()), books, record),
         (ValueError, "books.solved", seen, replace(books, solved=books.solved[:9]), record),
         (TypeError, "books.log_evidence", seen, replace(books, log_evidence=torch.zeros(())), record),
         (ValueError, "books.unexpected", seen, replace(books, unexpected=torch.zeros(1, dtype=torch.int64)), record),
         (ValueError, "record", seen, books, record[:5]),
     ]
-    before = [tensor.clone() for tensor in books.tensors()]
+    before = [tensor.clone() for tensor in tensors(books)]
     for error, argument, *arguments in cases:
         with pytest.raises(error, match=argument):
             tally(*arguments)
-    assert all(torch.equal(*pair) for pair in zip(books.tensors(), before, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(tensors(books), before, strict=True))

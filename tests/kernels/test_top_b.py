@@ -268,10 +268,28 @@ def test_what_a_sample_promises_is_verified(rows: int, above: int, beside: int, 
             for threshold in (-INF, 0.25, 0.26, 1.0, INF):
                 kept.threshold.fill_(threshold)
                 note(kept, scores)
-                assert (
-                    backend.load("top_b", "cpu").top_b(scores, mask, batch, SEED, STEP, FIRST, kept).tolist()
-                    == expected
-                )
+                kernel = backend.load("top_b", "cpu")
+                assert kernel.top_b(scores, mask, batch, SEED, STEP, FIRST, kept).tolist() == expected
+                # Another pick of the same scores: the threshold has moved on, and nobody was noted anew.
+                others = ~torch.isin(torch.arange(rows), torch.tensor(expected))
+                others &= True if mask is None else mask
+                again = kernel.top_b(scores, others, batch, SEED, STEP, FIRST, kept).tolist()
+                assert again == by_definition(scores, others, batch)
+
+
+@pytest.mark.parametrize("worst", [-INF, 0.0, torch.finfo(torch.float32).max, INF])
+def test_plateaus_at_the_ends_of_the_numbers(worst: float) -> None:
+    """Also where numpy raises: the next number after zero is subnormal, and there is none after infinity."""
+    rows, batch = 50_000, 64
+    for stride, many in ((1, rows // 2), (49, 41), (49, 700)):
+        scores = torch.rand(rows, generator=torch.Generator().manual_seed(1)) * (-1 if worst == 0.0 else 1)
+        scores[torch.arange(many) * stride] = worst
+        kept = Shortlist.empty(batch, scores)
+        with np.errstate(all="raise"):
+            assert top_b("cpu", scores, None, batch) == by_definition(scores, None, batch)
+            for _ in range(2):
+                picked = backend.load("top_b", "cpu").top_b(scores, None, batch, SEED, STEP, FIRST, kept)
+                assert picked.tolist() == by_definition(scores, None, batch)
 
 
 @pytest.mark.parametrize("name", ["cpu", "triton"])

@@ -69,6 +69,27 @@ def test_without_its_guide_the_threshold_stays_behind(monkeypatch: pytest.Monkey
         test_the_threshold_goes_with_scores_that_drift("cpu", torch.float32, monkeypatch)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_picks_without_a_step_between(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was noted is older than the threshold then: the pick after a start, and after a threshold has jumped."""
+    monkeypatch.setattr(progress, "LISTED_FROM", 1)
+    g = torch.Generator().manual_seed(5)
+    posterior = bp.SolvingProgress().posterior(N, backend=backend)
+    selector = bp.PromptSelector(posterior, bp.acquisition.PartialProbability(), B, seed=1)
+    selector.update(1 + torch.arange(3 * B), successes=torch.full((3 * B,), 4), trials=TRIALS)
+    for _ in range(4):
+        picks = []
+        for number in range(3):
+            free = torch.ones(N, dtype=torch.bool)
+            free[selector.in_flight] = False
+            scores, _ = posterior.informative_scores(TRIALS, B)
+            expected = top_b(scores.clone(), B, allowed=free, seed=1, step=selector.selections, backend=backend)
+            picks.append(selector.select())
+            assert picks[number].tolist() == expected.tolist()
+        index = torch.cat(picks)
+        selector.update(index, successes=groups(g, len(index)), trials=TRIALS)
+
+
 @pytest.mark.parametrize(("own", "learn"), [(False, True), (False, False), (True, True), (True, False)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_guide_scores_what_it_was_said_to(
