@@ -40,7 +40,7 @@ def top_b(
     order = np.lexsort((likely, tie_keys(likely, *numbers), -np.where(missing, 0, score), missing))[:batch]
     best = likely[order]
     if shortlist is not None:
-        _carry_over(shortlist, value, mask, best, rows, found)
+        _carry_over(shortlist, value, best, rows, found)
     picked = torch.full((batch,), -1, dtype=torch.int64)
     picked[: len(best)] = torch.from_numpy(best)
     return picked
@@ -56,12 +56,7 @@ def _noted(shortlist: Shortlist, allowed: np.ndarray | None) -> np.ndarray | Non
 
 
 def _carry_over(
-    shortlist: Shortlist,
-    value: np.ndarray,
-    mask: np.ndarray | None,
-    picked: np.ndarray,
-    rows: np.ndarray,
-    found: Found | None,
+    shortlist: Shortlist, value: np.ndarray, picked: np.ndarray, rows: np.ndarray, found: Found | None
 ) -> None:
     """Move the threshold to where it should note `wanted` rows of the next scores, if the best of these are any guide.
 
@@ -71,7 +66,7 @@ def _carry_over(
     wanted = max(1, shortlist.wanted)
     if found is not None and found.plateau is not None:
         shortlist.threshold.fill_(float(found.plateau.above))
-        row = found.plateau.row(value, mask, picked)
+        row = found.plateau.row(picked)
         if row is not None:  # else the guide stays, which may lead astray: it costs a search
             shortlist.guide.fill_(row)
         return

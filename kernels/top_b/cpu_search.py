@@ -26,6 +26,8 @@ class Plateau:
     """A score that, going by a sample, more rows share than a shortlist has room for."""
 
     score: np.floating
+    tied: np.ndarray  # of the sample, every `stride`-th row: whether it has this score, and may be picked
+    stride: int
 
     @property
     def above(self) -> np.floating:
@@ -33,16 +35,11 @@ class Plateau:
         with np.errstate(under="ignore", over="ignore"):
             return np.nextafter(self.score, self.score.dtype.type(np.inf))
 
-    def row(self, value: np.ndarray, mask: np.ndarray | None, picked: np.ndarray) -> int | None:
-        """A row with this score that may be picked and was not."""
-        for start in range(0, len(value), 1 << 12):
-            part = slice(start, start + (1 << 12))
-            tied = value[part] == self.score
-            rows = start + np.flatnonzero(tied if mask is None else tied & mask[part])
-            rows = rows[~np.isin(rows, picked)]
-            if len(rows):
-                return int(rows[0])
-        return None
+    def row(self, picked: np.ndarray) -> int | None:
+        """A row with this score that was not picked."""
+        rows = self.stride * np.flatnonzero(self.tied)
+        rows = rows[~np.isin(rows, picked)]
+        return int(rows[0]) if len(rows) else None
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,9 @@ def _guess(value: np.ndarray, mask: np.ndarray | None, wanted: int) -> tuple[np.
     counts = sample > least  # NaN does not
     sample = np.where(counts if mask is None else counts & mask[::stride], sample, least)
     guess = np.partition(sample, -place)[-place]
-    crowded = least < guess < np.inf and np.count_nonzero(sample == guess) > ROOM_PER_WANTED * place
-    return guess, Plateau(guess) if crowded else None
+    tied = sample == guess
+    crowded = least < guess < np.inf and np.count_nonzero(tied) > ROOM_PER_WANTED * place
+    return guess, Plateau(guess, tied, stride) if crowded else None
 
 
 def cut(score: np.ndarray, place: int) -> np.floating:
