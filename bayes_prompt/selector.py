@@ -291,6 +291,7 @@ class PromptSelector:
         """Everything that decides the coming picks: tensors, numbers, strings and nested dictionaries of them."""
         with self._lock:
             self._raise_unread()
+            picked = self._last_pick.cpu()
             return {
                 "version": STATE_VERSION,
                 **self._agreed(),
@@ -298,7 +299,7 @@ class PromptSelector:
                 "reused": self._reused,
                 "posterior": self.posterior.state_dict(),
                 "in_flight": self._in_flight.state(),
-                "last_pick": {"index": self._last_pick.cpu().clone(), "cut": float(self._last_cut)},
+                "last_pick": {"index": picked[picked >= 0], "cut": float(self._last_cut)},
                 "metrics": self._metrics.state(),
             }
 

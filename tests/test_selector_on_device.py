@@ -194,6 +194,10 @@ def test_a_mask_that_leaves_too_few_is_told_later(backend: str) -> None:
     with pytest.raises(bp.PromptShortage, match=f"short of {B - 2} prompts"):
         selector.metrics()
     assert sorted(selector.in_flight.tolist()) == [3, 50]
+    twin = make("dps", backend)
+    twin.load_state_dict(selector.state_dict(), in_flight="keep")  # a pick that was short spoils no checkpoint
+    assert twin.select().tolist() == selector.select().tolist()
+    selector.release(selector._last_pick.cpu())
     with pytest.raises(ValueError, match=r"a candidates mask must have shape \(60,\); got \(59,\)"):
         selector.select(few[1:])
     selector.observe([3, 50], rewards_of(torch.tensor([3, 50]), 0))

@@ -1,6 +1,6 @@
-"""The compiled loops of `cpu.py`: a bounded heap that is shown the scores of a range of rows.
+"""The compiled loops of `cpu_search.py`: a bounded heap that is shown the scores of a range of rows.
 
-They are read in blocks. A block without a score that reaches the heap's worst, or the bound, costs one vectorised
+They are read in blocks. A block without a score that reaches the heap's worst, or the lower bound, costs one vectorised
 comparison a row; keys are computed only for rows that may enter the heap.
 """
 
