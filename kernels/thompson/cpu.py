@@ -30,7 +30,7 @@ from bayes_prompt.kernels.vector_math import cos_sin, exp_minus, log
 
 _STATE, _BETA, _BOOST, _GAMMA = rng.STATE, rng.BETA, rng.BOOST, rng.GAMMA
 _ROW_SHIFT, _ENTRY_SHIFT = rng.GAMMA_ROW_SHIFT, rng.GAMMA_ENTRY_SHIFT
-_BLOCK = 512  # rows whose intermediate numbers stay in the first-level cache
+_BLOCK = 1024  # rows whose intermediate numbers stay in a core's own caches
 PIECES_A_THREAD = 8  # evens out threads that the machine does not schedule alike
 
 
@@ -148,43 +148,61 @@ def _workspace():  # type: ignore[no-untyped-def]
 def _draw_beta(alpha, beta, seed, step, first_prompt, work, out):  # type: ignore[no-untyped-def]
     """Draws for a block of at most _BLOCK rows."""
     row, (drawn_a, drawn_b), (d_a, d_b), (y_a, y_b), (open_a, open_b) = work
-    pending = len(out)
-    for n in range(pending):
-        row[n] = n
-        d_a[n], d_b[n] = _constant(alpha[n]), _constant(beta[n])
-        y_a[n] = y_b[n] = 0.0
-        open_a[n] = open_b[n] = True
-    for attempt in range(-1, MAX_ATTEMPTS):  # -1: the first attempt, as far as the cheap test settles it
+    _first_attempt(alpha, beta, seed, step, first_prompt, drawn_a, drawn_b, open_a, open_b)
+    pending = 0
+    for n in range(len(out)):  # without a branch, which would be mispredicted too often
+        row[pending] = n
+        pending += open_a[n] | open_b[n]
+    for i in range(pending):
+        n = row[i]
+        d_a[i], d_b[i], y_a[i], y_b[i] = _constant(alpha[n]), _constant(beta[n]), drawn_a[n], drawn_b[n]
+        open_a[i], open_b[i] = open_a[n], open_b[n]
+    for attempt in range(MAX_ATTEMPTS):
+        if pending == 0:
+            break
         _attempt(seed, step, first_prompt, row[:pending], attempt, d_a, d_b, y_a, y_b, open_a, open_b)
         left = 0
         for i in range(pending):
             drawn_a[row[i]], drawn_b[row[i]] = y_a[i], y_b[i]
-            if open_a[i] | open_b[i]:
-                row[left], d_a[left], d_b[left], y_a[left], y_b[left] = row[i], d_a[i], d_b[i], y_a[i], y_b[i]
-                open_a[left], open_b[left] = open_a[i], open_b[i]
-                left += 1
+            row[left], d_a[left], d_b[left], y_a[left], y_b[left] = row[i], d_a[i], d_b[i], y_a[i], y_b[i]
+            still_a, still_b = open_a[i], open_b[i]
+            open_a[left], open_b[left] = still_a, still_b
+            left += still_a | still_b
         pending = left
-        if pending == 0:
-            break
     _finish(alpha, beta, seed, step, first_prompt, work, out)
+
+
+@compiled
+def _first_attempt(alpha, beta, seed, step, first, y_a, y_b, open_a, open_b):  # type: ignore[no-untyped-def]
+    """The first attempt at every row, as far as the cheap test settles it: what it accepts, else 0."""
+    for n in range(len(alpha)):
+        d_a, d_b = _constant(alpha[n]), _constant(beta[n])
+        w0, w1, w2, w3 = words(seed, step, first + n, _BETA, 0)
+        a, b = _proposals(w0, w1, d_a, d_b)
+        accepted_a, accepted_b = _surely_accepts(a, d_a, uniform(w2)), _surely_accepts(b, d_b, uniform(w3))
+        y_a[n], y_b[n] = (a if accepted_a else 0.0), (b if accepted_b else 0.0)
+        open_a[n], open_b[n] = not accepted_a, not accepted_b
 
 
 @compiled
 def _attempt(seed, step, first, row, attempt, d_a, d_b, y_a, y_b, open_a, open_b):  # type: ignore[no-untyped-def]
     """One attempt at every pending row: y becomes the proposal of a gamma variate that is open and accepts it."""
     for i in range(len(row)):
-        w0, w1, w2, w3 = words(seed, step, first + row[i], _BETA, max(attempt, 0))
-        radius = math.sqrt(-2.0 * log(uniform(w0)))  # Box-Muller: one normal for each gamma variate
-        cos, sin = cos_sin(w1)
-        a, b = radius * cos / math.sqrt(9.0 * d_a[i]), radius * sin / math.sqrt(9.0 * d_b[i])
-        if attempt < 0:
-            accepted_a, accepted_b = _surely_accepts(a, d_a[i], uniform(w2)), _surely_accepts(b, d_b[i], uniform(w3))
-        else:
-            accepted_a, accepted_b = _accepts(a, d_a[i], uniform(w2)), _accepts(b, d_b[i], uniform(w3))
+        w0, w1, w2, w3 = words(seed, step, first + row[i], _BETA, attempt)
+        a, b = _proposals(w0, w1, d_a[i], d_b[i])
+        accepted_a, accepted_b = _accepts(a, d_a[i], uniform(w2)), _accepts(b, d_b[i], uniform(w3))
         y_a[i] = a if open_a[i] & accepted_a else y_a[i]
         y_b[i] = b if open_b[i] & accepted_b else y_b[i]
         open_a[i] = open_a[i] & (not accepted_a)
         open_b[i] = open_b[i] & (not accepted_b)
+
+
+@inlined
+def _proposals(w0, w1, d_a, d_b):  # type: ignore[no-untyped-def]
+    """Two normals by Box-Muller, one for each gamma variate, over the square root of nine times its constant."""
+    square = log(uniform(w0)) * (-2.0 / 9.0)
+    cos, sin = cos_sin(w1)
+    return math.sqrt(square / d_a) * cos, math.sqrt(square / d_b) * sin
 
 
 @compiled
