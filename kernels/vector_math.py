@@ -2,38 +2,18 @@
 
 A call of the C library's log, exp or cos keeps a loop scalar. These have neither calls nor branches, and are right to a
 few units in the last place of float64 within the ranges they state. Their polynomials are shortened Taylor series, and
-`fma` takes one instruction for each of their terms.
+take one fused multiply-add for each term.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numba
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.polynomial import Chebyshev, Polynomial
 
+from bayes_prompt.kernels.instructions import fma
 from bayes_prompt.kernels.threads import inlined
-
-
-def _fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
-    """fma(x, y, z): x * y + z of float64 numbers, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return types.float64(types.float64, types.float64, types.float64), generate
-
-
-def _rounded_twice(x: float, y: float, z: float) -> float:
-    """Without a compiler: `math.fma` is of Python 3.13."""
-    return x * y + z
-
-
-fma = _rounded_twice if numba.config.DISABLE_JIT else intrinsic(_fma)
 
 
 def _shortened(series: list[float], degree: int, low: float, high: float) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayes_prompt.kernels.prefetch import LINE, prefetch
+from bayes_prompt.kernels.instructions import LINE, prefetch
 from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE
 from bayes_prompt.kernels.progress_filter.cpu_narrow import divide_by_mass, narrow_to, widen_to
 from bayes_prompt.kernels.progress_filter.cpu_rows import condition, score_unmoved

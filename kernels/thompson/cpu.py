@@ -208,20 +208,19 @@ def _proposals(w0, w1, d_a, d_b):  # type: ignore[no-untyped-def]
 @compiled
 def _finish(alpha, beta, seed, step, first_prompt, work, out):  # type: ignore[no-untyped-def]
     """X / (X + Y) from y of the gamma variates, carried down to shapes below 1."""
-    row, (y_a, y_b), (a, b), (logit, _), _ = work
-    below = 0
+    row, (y_a, y_b), (a, b), (_, logit), _ = work
     for n in range(len(out)):
         v_a, v_b = 1.0 + y_a[n], 1.0 + y_b[n]
         x, y = _constant(alpha[n]) * (v_a * v_a * v_a), _constant(beta[n]) * (v_b * v_b * v_b)
         out[n] = x / (x + y)
-        y_a[n] = x / y
-        below += (alpha[n] < 1.0) | (beta[n] < 1.0)
-    if below == 0:
-        return
+        y_a[n], y_b[n] = x, y
     boosted = 0
-    for n in range(len(out)):  # they move together, as most rows of most blocks need none of what follows
-        row[boosted], a[boosted], b[boosted], logit[boosted] = n, _shape(alpha[n]), _shape(beta[n]), y_a[n]
+    for n in range(len(out)):
+        row[boosted] = n
         boosted += (alpha[n] < 1.0) | (beta[n] < 1.0)
+    for i in range(boosted):
+        n = row[i]
+        a[i], b[i], logit[i] = _shape(alpha[n]), _shape(beta[n]), y_a[n] / y_b[n]
     for i in range(boosted):  # through the logit, for gamma variates of small shapes underflow
         w0, w1, _, _ = words(seed, step, first_prompt + row[i], _BOOST, 0)
         up = log(uniform(w0)) / a[i] if a[i] < 1.0 else 0.0

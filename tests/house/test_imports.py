@@ -56,7 +56,7 @@ FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
 HEAVY = {
     "pyro": ("models.*", "recipes"),
     "triton": ("kernels.*.triton", "kernels.*.triton_*", "kernels.rng_triton", "kernels.shortlist_triton"),
-    "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads", "kernels.prefetch"),
+    "numba": ("kernels.*.cpu", "kernels.rng_cpu", "kernels.threads", "kernels.instructions"),
     "trl": ("trainers.trl", "testbed.*"),
     "transformers": ("trainers.trl", "testbed.*"),
     "accelerate": ("trainers.trl", "testbed.*"),

@@ -1,8 +1,4 @@
-"""`prefetch`: a hint that an element of an array will be needed soon, for compiled CPU loops.
-
-Processors fetch ahead along a few long arrays by themselves, but not along a dozen of which a loop takes one part after
-the other.
-"""
+"""Processor instructions that numba does not offer, for compiled CPU loops: `prefetch` and `fma`."""
 
 from __future__ import annotations
 
@@ -16,7 +12,11 @@ LINE = 64  # bytes of a cache line, on the processors that there are
 
 
 def _prefetch(typing_context: Any, array: types.Array, element: types.Integer) -> Any:
-    """prefetch(array, element): nothing is read, so an element beyond the end of the array does no harm."""
+    """prefetch(array, element): a hint that an element will be needed soon. It may lie beyond the end of the array.
+
+    Processors fetch ahead along a few long arrays by themselves, but not along a dozen of which a loop takes one part
+    after the other.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(array)(context, builder, arguments[0])
@@ -30,8 +30,23 @@ def _prefetch(typing_context: Any, array: types.Array, element: types.Integer) -
     return types.void(array, types.intp), generate
 
 
+def _fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """fma(x, y, z): x * y + z of float64 numbers, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), generate
+
+
 def _nothing(array: Any, element: int) -> None:
     """Without a compiler there is nothing to be hinted at."""
 
 
+def _rounded_twice(x: float, y: float, z: float) -> float:
+    """Without a compiler: `math.fma` is of Python 3.13."""
+    return x * y + z
+
+
 prefetch = _nothing if numba.config.DISABLE_JIT else intrinsic(_prefetch)
+fma = _rounded_twice if numba.config.DISABLE_JIT else intrinsic(_fma)
