@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import bayes_prompt.acquisition as acquisition
+    import bayes_prompt.embedding as embedding
     import bayes_prompt.recipes as recipes
     from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
     from bayes_prompt.history import History
     from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
+    from bayes_prompt.models.difficulty import GenerativeDifficulty
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
     from bayes_prompt.models.progress import SolvingProgress
     from bayes_prompt.models.success_rate import SuccessRate
@@ -33,6 +35,7 @@ __all__ = [
     "CannotLower",
     "CheckpointError",
     "Emission",
+    "GenerativeDifficulty",
     "History",
     "PartitionEmission",
     "Posterior",
@@ -42,6 +45,7 @@ __all__ = [
     "SolvingProgress",
     "SuccessRate",
     "acquisition",
+    "embedding",
     "priors",
     "recipes",
 ]
@@ -52,6 +56,7 @@ _HOME = {
     "CannotLower": "bayes_prompt.errors",
     "CheckpointError": "bayes_prompt.errors",
     "Emission": "bayes_prompt.models.emission",
+    "GenerativeDifficulty": "bayes_prompt.models.difficulty",
     "History": "bayes_prompt.history",
     "PartitionEmission": "bayes_prompt.models.emission",
     "Posterior": "bayes_prompt.posteriors.base",
@@ -63,6 +68,7 @@ _HOME = {
 }
 _MODULES = {
     "acquisition": "bayes_prompt.acquisition",
+    "embedding": "bayes_prompt.embedding",
     "priors": "bayes_prompt.models.priors",
     "recipes": "bayes_prompt.recipes",
 }

@@ -9,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import pyro.distributions as dist
 import torch
+from torch import Tensor
 
+from bayes_prompt import embedding
 from bayes_prompt.acquisition import (
     Acquisition,
+    Diverse,
     EntropyBonus,
     HistoryResampling,
+    InformativeProbability,
     PartialProbability,
+    QuadraticUtility,
     TargetSuccessRate,
+    UncertaintyBonus,
     Uniform,
 )
+from bayes_prompt.models.difficulty import GenerativeDifficulty
 from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
 from bayes_prompt.selector import PromptSelector
@@ -106,20 +114,66 @@ def dps(
     return _selector(SolvingProgress(decay=decay, **priors), acquisition, num_prompts, batch_size, seed, options)
 
 
+def gps(
+    *,
+    num_prompts: int,
+    batch_size: int,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+    embeddings: Tensor | np.ndarray | None = None,
+    embedder: embedding.Embedder | None = None,
+    size: str = "small",
+    published: bool = False,
+    optimism: float = 0.5,
+    diversity: float = 0.01,
+    **options: Unpack[Options],
+) -> PromptSelector:
+    """GPS (arXiv 2602.01970): difficulty that all prompts share, read from their texts, and diverse batches.
+
+    A prompt's own record joins in, and the score is P(0 < successes < trials) plus `optimism` times the standard
+    deviation of the success rate: without it a greedy pick never looks at prompts that seem a little worse.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice, of weights too.
+    texts, embeddings: one of the two: N strings, embedded by `embedder` (default: WordLlama where it is installed) with
+    surface features beside, or (N, D) numbers. size: of the networks, "small", "base" or "paper".
+    published: as in the paper: no own record, and the utility is -(rate - 1/2) ** 2.
+    optimism: at least 0. diversity: weight of distances in a batch and to the last two, at least 0; 0 picks the best.
+
+    Raises ValueError where not one of texts and embeddings is given, or they are not of num_prompts prompts.
+    """
+    if (texts is None) == (embeddings is None):
+        raise ValueError("give texts or embeddings of the prompts, one of the two")
+    if texts is not None:
+        found: Tensor | np.ndarray = embedding.features(texts, embedder)
+    else:
+        assert embeddings is not None
+        found = embeddings
+    if len(found) != num_prompts:
+        raise ValueError(
+            f"{'texts' if embeddings is None else 'embeddings'} are {len(found)}, not num_prompts = {num_prompts}"
+        )
+    utility: Acquisition = QuadraticUtility() if published else InformativeProbability()
+    if optimism and not published:
+        utility = utility + UncertaintyBonus(optimism)
+    acquisition = Diverse(utility, found, weight=diversity) if diversity else utility
+    model = GenerativeDifficulty(size=size, own_record=not published, seed=seed)
+    return _selector(model, acquisition, num_prompts, batch_size, seed, options, embeddings=found)
+
+
 def _selector(
-    model: SolvingProgress | SuccessRate,
+    model: SolvingProgress | SuccessRate | GenerativeDifficulty,
     acquisition: Acquisition,
     num_prompts: int,
     batch_size: int,
     seed: int,
     options: Options,
+    **more: Any,
 ) -> PromptSelector:
     unknown = sorted(options.keys() - Options.__optional_keys__)
     if unknown:
         accepted = ", ".join(sorted(Options.__optional_keys__))
         raise TypeError(f"recipes have no option {unknown[0]!r}; beside their own arguments they take {accepted}")
     given: dict[str, Any] = dict(options)
-    posterior = model.posterior(
-        num_prompts, **{name: given.pop(name) for name in PosteriorOptions.__optional_keys__ & options.keys()}
-    )
+    more |= {name: given.pop(name) for name in PosteriorOptions.__optional_keys__ & options.keys()}
+    posterior = model.posterior(num_prompts, **more)
     return PromptSelector(posterior, acquisition, batch_size, seed, **given)

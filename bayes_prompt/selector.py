@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt import checkpoint
-from bayes_prompt.acquisition import Acquisition, top_b
+from bayes_prompt.acquisition import Acquisition, Diverse, top_b
 from bayes_prompt.errors import PromptShortage
 from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
@@ -24,6 +24,7 @@ from bayes_prompt.metrics import Metrics, pool_figures
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
+from bayes_prompt.recent import RecentPicks
 from bayes_prompt.selector_state import STATE_VERSION, check_state
 from bayes_prompt.transfer import sent
 
@@ -94,6 +95,7 @@ class PromptSelector:
         self._selections = 0  # picks made so far: the step of their draws
         self._reused = 0
         self._last_pick = torch.zeros(0, dtype=torch.int64)
+        self._recent = RecentPicks(self.batch_size, acquisition.batches if isinstance(acquisition, Diverse) else 0)
         self._last_cut: Tensor | float = 0.0  # the score of the last prompt that was still taken
 
     # The training loop
@@ -300,6 +302,7 @@ class PromptSelector:
                 "posterior": self.posterior.state_dict(),
                 "in_flight": self._in_flight.state(),
                 "last_pick": {"index": picked[picked >= 0], "cut": float(self._last_cut)},
+                "recent": self._recent.state(),
                 "metrics": self._metrics.state(),
             }
 
@@ -322,6 +325,7 @@ class PromptSelector:
             self._nan_picked.zero_()
             self._missing.zero_()
             self._metrics.restore(state["metrics"])
+            self._recent.restore(state["recent"])
             self._selections, self._reused = state["selections"], state["reused"]
             self._last_pick, self._last_cut = state["last_pick"]["index"].clone(), state["last_pick"]["cut"]
 
@@ -380,6 +384,21 @@ class PromptSelector:
         return scores, shortlist
 
     def _top_b(self, scores: Tensor, wanted: int, allowed: Tensor | None, shortlist: Shortlist | None) -> Tensor:
+        if isinstance(self.acquisition, Diverse):
+            begun = self._recent.begun_before(wanted)
+            picked = self.acquisition.choose(
+                scores,
+                wanted,
+                seed=self.seed,
+                step=self._selections,
+                allowed=allowed,
+                first_prompt=self.posterior.first_prompt,
+                recent=self._recent.rows,
+                begun=begun,
+                whole=self.batch_size,
+            )
+            self._recent.add(picked, begun)
+            return picked
         return top_b(
             scores,
             wanted,

@@ -14,9 +14,10 @@ from bayes_prompt.errors import CheckpointError
 from bayes_prompt.in_flight import COLUMNS
 from bayes_prompt.metrics import Metrics
 from bayes_prompt.posteriors import checks
+from bayes_prompt.recent import RecentPicks
 
-STATE_VERSION = 2
-_ENTRIES = ("selections", "reused", "posterior", "in_flight", "last_pick", "metrics")
+STATE_VERSION = 3
+_ENTRIES = ("selections", "reused", "posterior", "in_flight", "last_pick", "recent", "metrics")
 
 
 def check_state(state: Mapping[str, Any], agreed: dict[str, Any], num_prompts: int) -> None:
@@ -40,6 +41,7 @@ def check_state(state: Mapping[str, Any], agreed: dict[str, Any], num_prompts: i
         raise CheckpointError(f"selector.last_pick.cut must be a number; got {state['last_pick']['cut']!r}")
     _check_outings(state["in_flight"], state["selections"])
     Metrics().restore(state["metrics"])
+    RecentPicks.check(state["recent"], num_prompts)
     try:
         checks.rows("in_flight.prompt", state["in_flight"]["prompt"], num_prompts)
         checks.rows("last_pick.index", state["last_pick"]["index"], num_prompts)

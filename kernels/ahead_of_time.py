@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -103,7 +104,10 @@ def variants(operation: str | None = None) -> list[Variant]:
     for package in pkgutil.iter_modules(bayes_prompt.kernels.__path__):
         if not package.ispkg or operation not in (None, package.name):
             continue
-        module = importlib.import_module(f"{bayes_prompt.kernels.__name__}.{package.name}.triton")
+        name = f"{bayes_prompt.kernels.__name__}.{package.name}.triton"
+        if importlib.util.find_spec(name) is None:  # an operation that is plain torch on a GPU
+            continue
+        module = importlib.import_module(name)
         found += [Variant(package.name, *entry) for entry in module.AHEAD_OF_TIME]
     return found
 

@@ -34,6 +34,9 @@ STATE = 1  # a state from a belief
 BETA = 2  # the gamma variates of a Beta draw, one attempt after the other
 BOOST = 3  # the factors that carry a gamma variate to a shape below 1
 GAMMA = 4  # the gamma variates of Dirichlet draws, one for each row and entry; the last word of attempt 0 is its boost
+CONTEXT = 5  # the latent contexts of a prediction of difficulty
+CONTEXT_DRAW = 6  # that of a Thompson draw
+LEARNING = 7  # what gradient steps draw
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -97,6 +100,12 @@ def words(seed: int | Tensor, step: int | Tensor, prompts: Tensor, stream: int, 
         torch.full_like(prompts, stream << 24 | attempt),
     )
     return philox(counter, (seed & MASK, seed >> 32))
+
+
+def derived_seed(seed: int, step: int, stream: int) -> int:
+    """A seed in [0, 2**63) for another generator, a function of (seed, step, stream)."""
+    low, high, _, _ = words(seed, step, torch.zeros(1, dtype=torch.int64), stream)
+    return int(low) | (int(high) & (MASK >> 1)) << 32
 
 
 def uniform(word: Tensor, dtype: torch.dtype) -> Tensor:

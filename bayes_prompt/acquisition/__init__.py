@@ -1,5 +1,9 @@
 """What we want next: scores over the pool for any posterior, and the exact pick of the best with random ties."""
 
+from bayes_prompt.acquisition.allocation import Allocation, RateBeliefs, allocate, expected_accuracy
+from bayes_prompt.acquisition.diverse import Diverse
+from bayes_prompt.acquisition.diversity import DiversePick, Diversity
+from bayes_prompt.acquisition.objectives import AnyCorrect, BestOfN, MajorityVote, Objective
 from bayes_prompt.acquisition.scores import (
     Acquisition,
     EntropyBonus,
@@ -7,6 +11,8 @@ from bayes_prompt.acquisition.scores import (
     HistoryResampling,
     InformativeProbability,
     PartialProbability,
+    QuadraticUtility,
+    UncertaintyBonus,
     Uniform,
 )
 from bayes_prompt.acquisition.select import top_b
@@ -14,13 +20,26 @@ from bayes_prompt.acquisition.thompson import TargetSuccessRate, Threshold
 
 __all__ = [
     "Acquisition",
+    "Allocation",
+    "AnyCorrect",
+    "BestOfN",
+    "Diverse",
+    "DiversePick",
+    "Diversity",
     "EntropyBonus",
     "ExpectedVariance",
     "HistoryResampling",
     "InformativeProbability",
+    "MajorityVote",
+    "Objective",
     "PartialProbability",
+    "QuadraticUtility",
+    "RateBeliefs",
     "TargetSuccessRate",
     "Threshold",
+    "UncertaintyBonus",
     "Uniform",
+    "allocate",
+    "expected_accuracy",
     "top_b",
 ]

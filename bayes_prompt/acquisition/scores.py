@@ -99,14 +99,51 @@ class EntropyBonus(Acquisition):
     weight: float
 
     def __post_init__(self) -> None:
-        checks.number("weight", self.weight)
-        if not math.isfinite(self.weight):
-            raise ValueError(f"weight must be finite; got {self.weight}")
-        object.__setattr__(self, "weight", float(self.weight))
+        object.__setattr__(self, "weight", _finite("weight", self.weight))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,)."""
         return self.weight * posterior.entropy()
+
+
+@dataclass(frozen=True)
+class UncertaintyBonus(Acquisition):
+    """weight * standard deviation of the success rate under the belief: optimism about prompts that are hardly known.
+
+    Added to `InformativeProbability` it is an upper confidence bound. Where beliefs are calibrated a greedy pick never
+    finds out about prompts that look a little worse than those it has.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _finite("weight", self.weight))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), between 0 and weight / 2."""
+        rate = posterior.success_rate()
+        # Var[p] = E[p] (1 - E[p]) - E[p (1 - p)]; what rounding leaves of a rate that is known may be negative.
+        return self.weight * (rate * (1 - rate) - posterior.expected_variance()).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class QuadraticUtility(Acquisition):
+    """The utility of GPS (arXiv 2602.01970): minus the squared distance of the expected success rate to a target.
+
+    target: the wanted success rate in [0, 1].
+    """
+
+    target: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.number("target", self.target)
+        if not 0 <= self.target <= 1:
+            raise ValueError(f"target must lie in [0, 1]; got {self.target}")
+        object.__setattr__(self, "target", float(self.target))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,), between -1 and 0."""
+        return -(posterior.success_rate() - self.target).square()
 
 
 @dataclass(frozen=True)
@@ -129,3 +166,10 @@ class HistoryResampling(Acquisition):
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), minus the epochs that each prompt has spent."""
         return -(posterior.visits + posterior.solved).to(posterior.dtype)
+
+
+def _finite(name: str, value: float) -> float:
+    checks.number(name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; got {value}")
+    return float(value)

@@ -1,4 +1,4 @@
-"""Posterior of `SuccessRate` with a Beta prior: conjugate counts with forgetting (MoPPS, arXiv 2507.04632)."""
+"""Beta beliefs, and the posterior of `SuccessRate`: conjugate counts with forgetting (MoPPS, arXiv 2507.04632)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,65 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18  # rows that are worked on in float64 at a time, so that a large pool needs no second copy of itself
 
 
-class BetaPosterior(Posterior):
+class BetaBelief(Posterior):
+    """Answers every question from the success rates' Beta(alpha, beta), which those who derive from it keep."""
+
+    alpha: Tensor  # (N,)
+    beta: Tensor  # (N,)
+
+    def success_rate(self, index: Tensor | None = None) -> Tensor:
+        """alpha / (alpha + beta), (N,), or (B,) for the rows `index`."""
+        return beta_functions.mean(*self._rows(index))
+
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
+        """1 - E[p^G] - E[(1-p)^G] with the moments of the Beta, (N,), or (B,) for the rows `index`."""
+        if isinstance(trials, Tensor):
+            alpha, beta = self._rows(index)
+            each = checks.group_sizes("trials", trials, alpha.numel()).to(self.device)
+            return beta_functions.mixed_probability(alpha.double(), beta.double(), each).to(self.dtype)
+        trials = checks.group_size("trials", trials)
+        return self._wide(lambda a, b: beta_functions.mixed_probability(a, b, trials), index)
+
+    def expected_variance(self, index: Tensor | None = None) -> Tensor:
+        """E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1)), (N,), or (B,) for the rows `index`."""
+        return self._wide(lambda a, b: a / (a + b) * b / (a + b + 1), index)
+
+    def entropy(self, index: Tensor | None = None) -> Tensor:
+        """Differential entropy of the Beta in nats, (N,) or (B,): 0 for the uniform, negative for the well known."""
+        return self._wide(beta_functions.entropy, index)
+
+    def sample_success_rate(self, seed: int, step: int) -> Tensor:
+        """One draw from every prompt's Beta, (N,)."""
+        out = torch.empty_like(self.alpha)
+        self._kernel("thompson").sample_beta(self.alpha, self.beta, seed, step, self.first_prompt, out)
+        return out
+
+    def _rows(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        if index is None:
+            return self.alpha, self.beta
+        rows = self._checked(index)
+        return self.alpha[rows], self.beta[rows]
+
+    def _wide(self, function: Any, index: Tensor | None) -> Tensor:
+        """A function of (alpha, beta) in float64, whose differences would lose every digit in float32."""
+        alpha, beta = self._rows(index)
+        out = torch.empty_like(alpha)
+        for start in range(0, alpha.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            out[part] = function(alpha[part].double(), beta[part].double())
+        return out
+
+    def _observations(self, counts: Counts) -> Observations:
+        """What was observed, and what had been expected of it."""
+        rows = counts.index.clamp(max=self.num_prompts - 1)
+        alpha, beta = self.alpha[rows].double(), self.beta[rows].double()
+        evidence = beta_functions.log_beta_binomial(alpha, beta, counts.successes, counts.trials)
+        expected = self.informative_probability(counts.trials, rows), self.success_rate(rows)
+        seen = (counts.index, counts.successes, counts.trials, evidence)
+        return Observations(*seen, torch.zeros_like(evidence), torch.zeros_like(rows, dtype=torch.int32), *expected)
+
+
+class BetaPosterior(BetaBelief):
     """Beta(alpha, beta) over the success rate of each of N prompts.
 
     Args:
@@ -58,33 +116,6 @@ class BetaPosterior(Posterior):
         self.beta: Tensor = self._prior_beta.expand(num_prompts).clone()
         self._kept: tuple[int, Tensor, Shortlist] | None = None  # batch size, scores and shortlist of its picks
 
-    def success_rate(self, index: Tensor | None = None) -> Tensor:
-        """alpha / (alpha + beta), (N,), or (B,) for the rows `index`."""
-        return beta_functions.mean(*self._rows(index))
-
-    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
-        """1 - E[p^G] - E[(1-p)^G] with the moments of the Beta, (N,), or (B,) for the rows `index`."""
-        if isinstance(trials, Tensor):
-            alpha, beta = self._rows(index)
-            each = checks.group_sizes("trials", trials, alpha.numel()).to(self.device)
-            return beta_functions.mixed_probability(alpha.double(), beta.double(), each).to(self.dtype)
-        trials = checks.group_size("trials", trials)
-        return self._wide(lambda a, b: beta_functions.mixed_probability(a, b, trials), index)
-
-    def expected_variance(self, index: Tensor | None = None) -> Tensor:
-        """E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1)), (N,), or (B,) for the rows `index`."""
-        return self._wide(lambda a, b: a / (a + b) * b / (a + b + 1), index)
-
-    def entropy(self, index: Tensor | None = None) -> Tensor:
-        """Differential entropy of the Beta in nats, (N,) or (B,): 0 for the uniform, negative for the well known."""
-        return self._wide(beta_functions.entropy, index)
-
-    def sample_success_rate(self, seed: int, step: int) -> Tensor:
-        """One draw from every prompt's Beta, (N,)."""
-        out = torch.empty_like(self.alpha)
-        self._kernel("thompson").sample_beta(self.alpha, self.beta, seed, step, self.first_prompt, out)
-        return out
-
     def draw_scores(self, seed: int, step: int, low: float, high: float, batch: int) -> tuple[Tensor, Shortlist | None]:
         """See `Posterior`: drawn and scored in one pass."""
         if type(self).sample_success_rate is not BetaPosterior.sample_success_rate:
@@ -98,21 +129,6 @@ class BetaPosterior(Posterior):
             self.alpha, self.beta, seed, step, self.first_prompt, low, high, scores, shortlist
         )
         return scores, shortlist
-
-    def _rows(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
-        if index is None:
-            return self.alpha, self.beta
-        rows = self._checked(index)
-        return self.alpha[rows], self.beta[rows]
-
-    def _wide(self, function: Any, index: Tensor | None) -> Tensor:
-        """A function of (alpha, beta) in float64, whose differences would lose every digit in float32."""
-        alpha, beta = self._rows(index)
-        out = torch.empty_like(alpha)
-        for start in range(0, alpha.numel(), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            out[part] = function(alpha[part].double(), beta[part].double())
-        return out
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -132,11 +148,7 @@ class BetaPosterior(Posterior):
                 require_no_less(f"posterior.tensors.{name}", values, torch.finfo(self.dtype).tiny)
 
     def _apply(self, counts: Counts, elapsed: float) -> Observations:
-        rows = counts.index.clamp(max=self.num_prompts - 1)
-        expected = self.informative_probability(counts.trials, rows), self.success_rate(rows)
-        evidence = beta_functions.log_beta_binomial(
-            self.alpha[rows].double(), self.beta[rows].double(), counts.successes, counts.trials
-        )
+        seen = self._observations(counts)
         self._kernel("beta_filter").advance(
             self.alpha,
             self.beta,
@@ -148,8 +160,7 @@ class BetaPosterior(Posterior):
             self.model.decay**elapsed,
             self.model.decay_unobserved,
         )
-        seen = (counts.index, counts.successes, counts.trials, evidence)
-        return Observations(*seen, torch.zeros_like(evidence), torch.zeros_like(rows, dtype=torch.int32), *expected)
+        return seen
 
     def _warm_start(self, counts: Counts) -> None:
         rows = counts.index[counts.leader]

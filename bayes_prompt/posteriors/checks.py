@@ -248,3 +248,26 @@ def _refuse_outside(values: Tensor, low: int, high: int, kind: type[Exception], 
     if least < low or most > high:
         row = int(((values < low) | (values > high)).nonzero()[0])
         raise kind(f"{name}[{row}] = {int(values[row])} {accepted}")
+
+
+def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None = None) -> Tensor:
+    """`values` as a tensor (N, D) of finite real numbers, N >= 1 and D >= 1, where it is.
+
+    Raises TypeError where it is no such array, ValueError for a wrong shape, or an entry that is not finite.
+    """
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers (N, D); got {type(values).__name__}") from error
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise TypeError(f"{name} must hold real numbers; got {tensor.dtype}")
+    if tensor.ndim != 2 or 0 in tensor.shape or (num_prompts is not None and len(tensor) != num_prompts):
+        rows = "N" if num_prompts is None else num_prompts
+        raise ValueError(f"{name} must have shape ({rows}, D) with D >= 1; got {tuple(tensor.shape)}")
+    for start in range(0, len(tensor), 1 << 16):
+        bad = ~torch.isfinite(tensor[start : start + (1 << 16)])
+        if bool(bad.any()):
+            row, column = bad.nonzero()[0].tolist()
+            value = float(tensor[start + row, column])
+            raise ValueError(f"{name}[{start + row}, {column}] = {value} must be finite")
+    return tensor

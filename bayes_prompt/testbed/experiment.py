@@ -16,6 +16,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from bayes_prompt import recipes
+from bayes_prompt.embedding import HashedNgrams
 from bayes_prompt.files import writable_folder
 from bayes_prompt.history import History
 from bayes_prompt.posteriors.checks import integer
@@ -30,7 +31,7 @@ from bayes_prompt.testbed.warm_start import Policy, default_cache, warm_start
 from bayes_prompt.trainers.trl import GRPOTrainer
 
 #: The methods that `run` knows: recipes by name.
-METHODS = ("uniform", "dps", "mopps", "history_resampling")
+METHODS = ("uniform", "dps", "mopps", "gps", "history_resampling")
 WARM_START = "warm start"
 #: Called with (stage: WARM_START or a method, steps done, all steps or None while unknown, a remark).
 Progress = Callable[[str, int, int | None, str], None]
@@ -123,9 +124,10 @@ def _finetune(
     seed: int,
     tell: Progress,
 ) -> RunResult:
-    _compile(_selector(method, settings, seed), settings)
+    texts = [task.text for task in train]
+    _compile(_selector(method, settings, seed, texts), settings)
     started = time.perf_counter()
-    selector = _selector(method, settings, seed)
+    selector = _selector(method, settings, seed, texts)
     batches: list[tuple[list[int], list[float]]] = []  # (row of each completion, its reward) of every step
 
     def reward(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float]:
@@ -169,9 +171,11 @@ def _finetune(
     )
 
 
-def _selector(method: str, settings: Settings, seed: int) -> PromptSelector:
+def _selector(method: str, settings: Settings, seed: int, texts: list[str]) -> PromptSelector:
     recipe: Callable[..., PromptSelector] = getattr(recipes, method)
-    return recipe(num_prompts=settings.prompts, batch_size=settings.batch_size, seed=seed)
+    # Character n-grams tell the families of such short texts apart, and need no further package.
+    shown: dict[str, Any] = {"texts": texts, "embedder": HashedNgrams()} if method == "gps" else {}
+    return recipe(num_prompts=settings.prompts, batch_size=settings.batch_size, seed=seed, **shown)
 
 
 def _compile(selector: PromptSelector, settings: Settings) -> None:

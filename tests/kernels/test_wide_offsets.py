@@ -34,6 +34,7 @@ from triton.runtime import interpreter
 
 import bayes_prompt.kernels
 from bayes_prompt.kernels import backend, rng
+from bayes_prompt.kernels.difficulty_decoder import Decoder
 from bayes_prompt.kernels.progress_filter import Scoring
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import Books, Observations
@@ -304,6 +305,30 @@ def tallying(call: Callable[..., None], record: Tensor, **others: Any) -> None:
     call(Observations(**seen), Books(**books), record)
 
 
+def decoder(rows: int, layers: int) -> dict[str, Any]:
+    """A row's four features are one complex number, for the harness wants prompts in the last dimension."""
+    weights = {"first": torch.randn(20, 4), "skip": torch.randn(4), "last": torch.randn(20)}
+    if layers == 2:
+        weights |= {"second": torch.randn(30, 20), "second_bias": torch.randn(30), "last": torch.randn(30)}
+    draws = {"shifts": torch.randn(2, 20), "offsets": torch.randn(2), "trials": 8}
+    outs = {name: unwritten(rows) for name in ("mean", "variance", "informative")}
+    packed = torch.randn(4 * rows).view(torch.complex128)
+    return {"packed": packed, **weights, **draws, **outs}
+
+
+def decoding(
+    call: Callable[..., None],
+    packed: Tensor,
+    first: Tensor,
+    skip: Tensor,
+    last: Tensor,
+    second: Tensor | None = None,
+    second_bias: Tensor | None = None,
+    **others: Any,
+) -> None:
+    call(packed.view(torch.float32).view(-1, 4), Decoder(first, skip, second, second_bias, last), **others)
+
+
 def scoring(call: Callable[..., None], utility: Tensor, scores: Tensor, shortlist: Shortlist, **others: Any) -> None:
     call(**others, scoring=Scoring(utility, scores, shortlist))
 
@@ -314,6 +339,8 @@ def scoring(call: Callable[..., None], utility: Tensor, scores: Tensor, shortlis
 CASES = [
     Case("beta_filter", "advance", lambda rows: beta_filter(rows, decay_unobserved=True)),
     Case("beta_filter", "advance", lambda rows: beta_filter(rows, decay_unobserved=False)),
+    Case("difficulty_decoder", "decode", lambda rows: decoder(rows, layers=1), (LONG, TALL), decoding),
+    Case("difficulty_decoder", "decode", lambda rows: decoder(rows, layers=2), (TALL,), decoding),
     Case("progress_filter", "advance", progress_step, (LONG, TALL), scoring),
     Case("progress_filter", "advance", lambda rows: progress_step(rows, learn=False), (TALL,), scoring),
     Case("progress_filter", "advance", lambda rows: progress_step(rows, states=5), (TALL,), scoring),
@@ -469,7 +496,8 @@ def test_narrow_offsets_are_caught(pool: Pool, wide_row: bool, wide_state: bool,
 
 
 def test_every_function_of_every_operation_has_a_case() -> None:
-    functions = {("top_b", "top_b")} | {(case.operation, case.function) for case in CASES}
+    apart = {("top_b", "top_b"), ("diverse_pick", "pick")}  # the latter has numba's and numpy's 64-bit indices alone
+    functions = apart | {(case.operation, case.function) for case in CASES}
     for package in pkgutil.iter_modules(bayes_prompt.kernels.__path__):
         if package.ispkg:
             reference = backend.load(package.name, "reference")

@@ -1,0 +1,311 @@
+"""GenerativeDifficulty: a latent-variable model of difficulty that all prompts share, over their embeddings (GPS)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.transforms import AffineTransform
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from bayes_prompt.errors import CannotLower
+from bayes_prompt.models import checks
+from bayes_prompt.models.networks import SIZES, AdditiveDecoder, TransformerEncoder
+
+if TYPE_CHECKING:
+    from bayes_prompt.posteriors.difficulty import DifficultyPosterior
+
+#: Makes a network from (D, Z), the widths of an embedding and of the latent context.
+Network = Callable[[int, int], nn.Module]
+LIKELIHOODS = ("beta_binomial", "binomial")
+LEAST_RATE = 1e-4
+LOG_WORTH = (math.log(1e-2), math.log(1e3))  # of the text, in pseudo-counts
+SPREAD_SCALE = 1.0  # standard deviation that the prior gives to log c over prompts
+MOST_EVIDENCE = 1e4  # pseudo-counts: beyond, float32 has no digits left for the differences of log gamma functions
+
+
+class Batches(NamedTuple):
+    """T batches of up to B observed prompts, and for each the batch before it.
+
+    embeddings: (T, B, D). successes, trials: (T, B), 0 where there is no prompt. record: (T, B, M, 2) successes and
+    failures of each prompt before this batch, forgotten at M rates. present: (T, B) bool. weight: (T,) how much a batch
+    counts. before: (embeddings, rates, present) of the batch before each, shaped likewise.
+    """
+
+    embeddings: Tensor
+    successes: Tensor
+    trials: Tensor
+    record: Tensor
+    present: Tensor
+    weight: Tensor
+    before: tuple[Tensor, Tensor, Tensor]
+
+    @property
+    def rates(self) -> Tensor:
+        """Observed success rates (T, B)."""
+        return self.successes / self.trials.clamp_min(1)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerativeDifficulty:
+    """Prompts have difficulties that follow from their embeddings and from a latent context z of the training step.
+
+    Source: GPS, Generalizable Predictive Prompt Selection (arXiv 2602.01970). In step t, z_t ~ p(z | last batch); a
+    prompt with embedding x has success rate m = sigmoid(decoder(x, z_t)) on average over such prompts; its counts are
+    Beta-Binomial. The guide q(z_t | current batch) and all networks are learned online by the ELBO, a few gradient
+    steps for each training step, over the new batch and a replay of earlier ones.
+
+    Beyond GPS, a prompt's own record joins in. Its belief before a rollout is Beta(c m + w . s, c (1 - m) + w . f),
+    where s and f are its successes and failures so far, forgotten at several rates. The concentration c, log-linear in
+    the embedding, and the weights w are learned with the networks: cold prompts follow the text, warm prompts their
+    own record.
+
+    Args:
+        size: of the default networks: "small" (for a CPU), "base" or "paper".
+        encoder: makes q's network, as `networks.TransformerEncoder`; None: that one.
+        prior: makes p's network, of the same kind; None: the encoder itself, shown the last batch, as neural processes
+            do.
+        decoder: makes the decoder, as `networks.AdditiveDecoder`; None: that one, which the kernels know. A decoder may
+            have `log_prior()`, the log density of its weights.
+        latent: base distribution of z with event shape (Z,): z = location + scale * base, the two from a network.
+            Normal, low-rank, a flow: what has a log density. "default": a standard Normal of the size's width; None:
+            no z.
+        output: prior of the decoder's logit at an observed prompt, of event shape (). None: flat.
+        likelihood: of counts: "beta_binomial", or "binomial", in which prompts have their mean rate exactly.
+        own_record: join a prompt's own record. False is GPS as published.
+        memory: rates at which records are forgotten, each what is left after one step, in [0, 1].
+        recency: in [0, 1], how much a batch counts for each step that it is older: the policy improves.
+        gradient_steps: for each training step. replay: earlier batches in each of them. capacity: batches kept.
+        learning_rate: of Adam.
+        kl_weight: weight of the KL divergence between guide and prior of z; 1 is the ELBO.
+        draws: S, draws of z that a prediction averages.
+        seed: of weights and of all draws in training, in [0, 2**63).
+
+    Raises:
+        CannotLower: `latent` or `output` has another shape. ValueError, TypeError: a number is out of range.
+    """
+
+    size: str = "small"
+    encoder: Network | None = None
+    prior: Network | None = None
+    decoder: Network | None = None
+    latent: Any = "default"
+    output: Any = field(default_factory=lambda: dist.Normal(0.0, 10.0))
+    likelihood: str = "beta_binomial"
+    own_record: bool = True
+    memory: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
+    recency: float = 0.97
+    gradient_steps: int = 15
+    replay: int = 3
+    capacity: int = 128
+    learning_rate: float = 0.01
+    kl_weight: float = 1.0
+    draws: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}; got {self.size!r}")
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}; got {self.likelihood!r}")
+        for name in ("encoder", "prior", "decoder"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TypeError(f"{name} must make a network from (D, Z), or be None; got {getattr(self, name)!r}")
+        checks.flag("own_record", self.own_record)
+        object.__setattr__(self, "memory", tuple(self.memory))
+        for entry, rate in enumerate(self.memory):
+            checks.unit_interval(f"memory[{entry}]", rate)
+        if self.own_record and not self.memory:
+            raise ValueError("memory must name at least one rate; own_record=False does without")
+        checks.unit_interval("recency", self.recency)
+        for name, least in (("gradient_steps", 0), ("replay", 0), ("capacity", 1), ("draws", 1), ("seed", 0)):
+            checks.whole(name, getattr(self, name), least)
+        for name in ("learning_rate", "kl_weight"):
+            checks.number(name, getattr(self, name))
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be finite and at least 0; got {getattr(self, name)}")
+        self._check_distribution("latent", self.base, 1, "dist.Normal(0., 1.).expand([8]).to_event(1) works, or None")
+        if self.output is not None:
+            self._check_distribution("output", self.output, 0, "dist.Normal(0., 10.) works, or None")
+
+    @property
+    def base(self) -> Distribution:
+        """The base distribution of z, of event shape (Z,); Z = 0 where there is no z."""
+        if isinstance(self.latent, str):
+            return _standard_normal(SIZES[self.size].latent)
+        return _standard_normal(0) if self.latent is None else self.latent
+
+    @property
+    def latent_width(self) -> int:
+        """Z, the width of the context; 0 where there is none."""
+        return int(self.base.event_shape[0])
+
+    def program(self, features: int) -> DifficultyProgram:
+        """The Pyro model and guide with fresh networks, drawn with `seed`, for embeddings of width `features`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return DifficultyProgram(self, checks.whole("features", features, 1))
+
+    def posterior(self, num_prompts: int | None = None, *, embeddings: Any, **options: Any) -> DifficultyPosterior:
+        """The online state of N prompts under this model.
+
+        Args:
+            num_prompts: N; by default the rows of `embeddings`.
+            embeddings: (N, D) array, tensor or memory-mapped file of numbers; see `bayes_prompt.embedding`.
+            options: device, dtype, backend and first_prompt, as of every posterior; `storage`, the dtype in which
+                embeddings are kept: torch.float32 or torch.bfloat16.
+
+        Raises:
+            ValueError, TypeError: embeddings of another shape, or that are not finite; a bad option.
+        """
+        from bayes_prompt.posteriors.difficulty import DifficultyPosterior
+
+        return DifficultyPosterior(self, embeddings, num_prompts, **options)
+
+    def describe(self) -> dict[str, Any]:
+        """The model as JSON-able numbers and strings: equal for models that learn and predict alike."""
+        plain = ("size", "likelihood", "own_record", "recency", "gradient_steps", "replay", "capacity")
+        return {
+            "model": "GenerativeDifficulty",
+            **{name: getattr(self, name) for name in (*plain, "learning_rate", "kl_weight", "draws", "seed")},
+            "memory": list(self.memory),
+            "latent": _distribution_name(self.base),
+            "output": None if self.output is None else _distribution_name(self.output),
+            **{
+                name: getattr(getattr(self, name), "__qualname__", None if getattr(self, name) is None else "custom")
+                for name in ("encoder", "prior", "decoder")
+            },
+        }
+
+    @staticmethod
+    def _check_distribution(name: str, law: Any, events: int, what_works: str) -> None:
+        if not isinstance(law, Distribution):
+            raise CannotLower(f"{name} is a {type(law).__name__}; {what_works}")
+        if len(law.batch_shape) or len(law.event_shape) != events:
+            shapes = f"batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}"
+            raise CannotLower(f"{name} has {shapes}; {what_works}")
+
+
+class DifficultyProgram(nn.Module):
+    """The networks of a `GenerativeDifficulty`, with the Pyro model and guide over them.
+
+    Sites: `z` (T, Z) and `successes` (T, B), in the plates `batches` (dim -2) and `prompts` (dim -1); where there are
+    priors, `output` (T, B) and the factor `weights`. Parameters: those of the networks, `log_concentration` () and
+    `log_trust` (M,), the logarithms of c and w.
+    """
+
+    def __init__(self, declaration: GenerativeDifficulty, features: int) -> None:
+        super().__init__()
+        size, latent = SIZES[declaration.size], declaration.latent_width
+        self.declaration = declaration
+        self.encoder: nn.Module | None = None
+        if latent:
+            made = declaration.encoder
+            self.encoder = TransformerEncoder(features, latent, size) if made is None else made(features, latent)
+        self.prior = None if declaration.prior is None or not latent else declaration.prior(features, latent)
+        self.decoder = (
+            AdditiveDecoder(features, latent, size)
+            if declaration.decoder is None
+            else declaration.decoder(features, latent)
+        )
+        self.base = copy.deepcopy(declaration.base)
+        transforms = getattr(self.base, "transforms", [])
+        self.flow = nn.ModuleList([part for part in transforms if isinstance(part, nn.Module)])  # learned with the rest
+        memories = len(declaration.memory)
+        self.log_concentration = nn.Parameter(torch.tensor(math.log(2.0)))
+        self.spread = nn.Parameter(torch.zeros(features))
+        self.log_trust = nn.Parameter(torch.full((memories,), -math.log(max(1, memories))))
+
+    def concentration(self, embeddings: Tensor) -> Tensor:
+        """c (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
+        if self.declaration.likelihood == "binomial" and not self.declaration.own_record:
+            return torch.full_like(embeddings[..., 0], MOST_EVIDENCE)  # the rate is known with the context
+        return (self.log_concentration + embeddings @ self.spread).clamp(*LOG_WORTH).exp()
+
+    @property
+    def trust(self) -> Tensor:
+        """w, what a rollout of the own record is worth, by rate of forgetting, (M,)."""
+        return self.log_trust.exp()
+
+    def context(self, network: nn.Module | None, embeddings: Tensor, rates: Tensor, present: Tensor) -> Distribution:
+        """Distribution of z, batch shape (T, 1) and event shape (Z,), given T batches."""
+        if network is None:  # there is no z
+            return self.base.expand((len(rates), 1))
+        location, scale = (parameter[:, None] for parameter in network(embeddings, rates, present))
+        base = self.base.expand(location.shape[:-1])
+        return dist.TransformedDistribution(base, [AffineTransform(location, scale, event_dim=1)])
+
+    def predicted(self, before: tuple[Tensor, Tensor, Tensor]) -> Distribution:
+        """p(z_t | last batch), for T batches."""
+        return self.context(self.encoder if self.prior is None else self.prior, *before)
+
+    def belief(self, embeddings: Tensor, logits: Tensor, record: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and beta of the success rates, (..., B), from logits (..., B) and records (..., B, M, 2)."""
+        mean, c = torch.sigmoid(logits).clamp(LEAST_RATE, 1 - LEAST_RATE), self.concentration(embeddings)
+        own = (record * self.trust[:, None]).sum(-2) if self.declaration.own_record else record.new_zeros(2)
+        return c * mean + own[..., 0], c * (1 - mean) + own[..., 1]
+
+    def model(self, batches: Batches) -> None:
+        """p(counts, z)."""
+        declaration = self.declaration
+        pyro.module("difficulty", self)
+        log_prior = getattr(self.decoder, "log_prior", None)
+        if callable(log_prior):
+            pyro.factor("weights", log_prior())
+        pyro.factor("spread", -0.5 * (self.spread / SPREAD_SCALE).square().sum())
+        with pyro.plate("batches", len(batches.weight), dim=-2):
+            with poutine.scale(scale=declaration.kl_weight * batches.weight[:, None]):
+                law = self.predicted(batches.before)
+                z = pyro.sample("z", law) if declaration.latent_width else _nothing(batches)
+            logits = self.decoder(batches.embeddings, z[:, 0])
+            with (
+                pyro.plate("prompts", batches.present.shape[1], dim=-1),
+                poutine.scale(scale=batches.weight[:, None]),
+                poutine.mask(mask=batches.present),
+            ):
+                if declaration.output is not None:
+                    pyro.sample("output", declaration.output.expand(logits.shape), obs=logits)
+                alpha, beta = self.belief(batches.embeddings, logits, batches.record)
+                counts: Any = dist.BetaBinomial(alpha, beta, batches.trials)
+                if declaration.likelihood == "binomial":
+                    counts = dist.Binomial(batches.trials, alpha / (alpha + beta))
+                pyro.sample("successes", counts, obs=batches.successes)
+
+    def guide(self, batches: Batches) -> None:
+        """q(z | current batch)."""
+        if not self.declaration.latent_width:
+            return
+        law = self.context(self.encoder, batches.embeddings, batches.rates, batches.present)
+        with (
+            pyro.plate("batches", len(batches.weight), dim=-2),
+            poutine.scale(scale=self.declaration.kl_weight * batches.weight[:, None]),
+        ):
+            pyro.sample("z", law)
+
+
+def _nothing(batches: Batches) -> Tensor:
+    return batches.embeddings.new_zeros(len(batches.weight), 1, 0)
+
+
+def _standard_normal(width: int) -> Distribution:
+    return dist.Normal(0.0, 1.0).expand([width]).to_event(1)
+
+
+def _distribution_name(law: Distribution) -> str:
+    if isinstance(law, torch.distributions.Independent):
+        return f"{_distribution_name(law.base_dist)}.to_event({law.reinterpreted_batch_ndims})"
+    if isinstance(law, torch.distributions.TransformedDistribution):
+        parts = ", ".join(type(part).__name__ for part in law.transforms)
+        return f"{_distribution_name(law.base_dist)} through {parts}"
+    parameters = {name: getattr(law, name, None) for name in law.arg_constraints}
+    shown = {name: checks.summary(value) for name, value in parameters.items() if isinstance(value, Tensor)}
+    return f"{type(law).__name__} {shown}"

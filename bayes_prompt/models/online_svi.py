@@ -1,0 +1,111 @@
+"""Stochastic variational inference that goes on for as long as training does: a few gradient steps at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
+
+from bayes_prompt.checkpoint import require_keys, require_like
+from bayes_prompt.errors import CheckpointError
+from bayes_prompt.models.difficulty import Batches, DifficultyProgram
+
+_ENCODER_RATE = 0.1  # of the learning rate: what a Transformer takes, and the decoder's linear part is too slow with
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class OnlineSVI:
+    """The optimizer of a program's parameters; their gradients are those of the ELBO.
+
+    Pyro's global parameter store is neither read nor left changed, and neither are torch's global generators.
+    """
+
+    def __init__(self, program: DifficultyProgram) -> None:
+        self.program = program
+        self._optimizer = self._fresh()
+
+    def learn(self, draw: Callable[[], Batches], steps: int, seed: int) -> float:
+        """Make `steps` gradient steps, each on the batches that `draw` gives; returns the last loss (nats).
+
+        All randomness, that of `draw` too, follows from `seed`. Where it fails, all is as it was; a loss that is not
+        finite is a FloatingPointError.
+        """
+        before = self.state()
+        loss = float("nan")
+        try:
+            with seeded(seed), pyro.get_param_store().scope():
+                svi = SVI(self.program.model, self.program.guide, self._optimizer, Trace_ELBO())
+                for _ in range(steps):
+                    loss = float(svi.step(draw()))
+                    if loss - loss != 0:
+                        raise FloatingPointError(
+                            f"the loss of the difficulty model is {loss}; try a lower learning_rate"
+                        )
+        except BaseException:
+            self.restore(before)
+            raise
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """Copies of the parameters and of the optimizer's moments, by name."""
+        moments = {}
+        for name, parameter in self.program.named_parameters():
+            if parameter in self._optimizer.optim_objs:
+                kept = self._optimizer.optim_objs[parameter].state[parameter]
+                moments[name] = {moment: torch.as_tensor(kept[moment]).clone() for moment in _MOMENTS}
+        return {
+            "networks": {name: value.detach().clone() for name, value in self.program.state_dict().items()},
+            "moments": moments,
+        }
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """CheckpointError unless `restore` can take all of it."""
+        require_keys("fit", state, ("networks", "moments"))
+        mine = self.program.state_dict()
+        require_keys("fit.networks", state["networks"], mine)
+        for name, value in mine.items():
+            require_like(f"fit.networks.{name}", state["networks"][name], value)
+            if not bool(torch.isfinite(state["networks"][name]).all()):
+                raise CheckpointError(f"fit.networks.{name} has an entry that is not finite")
+        parameters = dict(self.program.named_parameters())
+        if not isinstance(state["moments"], Mapping) or not state["moments"].keys() <= parameters.keys():
+            raise CheckpointError("fit.moments must be those of the networks' parameters")
+        for name, kept in state["moments"].items():
+            require_keys(f"fit.moments.{name}", kept, _MOMENTS)
+            for moment in _MOMENTS[:2]:
+                require_like(f"fit.moments.{name}.{moment}", kept[moment], parameters[name])
+            require_like(f"fit.moments.{name}.step", kept["step"], torch.tensor(0.0))
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` gave."""
+        self.program.load_state_dict(dict(state["networks"]))
+        self._optimizer = self._fresh()
+        for name, parameter in self.program.named_parameters():
+            if name in state["moments"]:
+                own = self._optimizer.optim_objs[parameter] = torch.optim.Adam([parameter], **self._rate(name))
+                self._optimizer.grad_clip[parameter] = None
+                own.state[parameter] = {
+                    moment: value.clone().to(value.device if moment == "step" else parameter.device)
+                    for moment, value in state["moments"][name].items()
+                }
+
+    def _fresh(self) -> Adam:
+        return Adam(lambda name: self._rate(name.partition(".")[2]))
+
+    def _rate(self, name: str) -> dict[str, Any]:
+        rate = self.program.declaration.learning_rate
+        return {"lr": rate * (_ENCODER_RATE if name.startswith(("encoder", "prior")) else 1.0), "betas": (0.9, 0.99)}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators, those of the current accelerator too, seeded; afterwards they are what they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
