@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 from shared_difficulty import features_of, half_width
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
 from bayes_prompt.embedding import SURFACE_FEATURES
 from bayes_prompt.models.difficulty import GenerativeDifficulty
@@ -215,7 +216,8 @@ def main() -> None:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"predictors": {}}
     found |= {"format": "bayes-prompt cold start 1", "prompts": len(rates), "unseen": UNSEEN, "batch": options.batch}
     for name in options.predictors:
-        runs = [one_seed(features, rates, options.batch, seed, [name])[name] for seed in range(options.seeds)]
+        with threadpool_limits(1):
+            runs = [one_seed(features, rates, options.batch, seed, [name])[name] for seed in range(options.seeds)]
         found["predictors"][name] = summary(runs)
         path.write_text(json.dumps(found, separators=(",", ":")) + "\n")
         for figure in ("spearman", "calibration error"):

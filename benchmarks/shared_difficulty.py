@@ -4,8 +4,8 @@
 
 Picks are made from a recorded history in which the outcome of every prompt at every visit is known, so that any
 selector can be asked. What a pick does to learning cannot be seen there: recorded policies were trained on other
-picks. Seeds are those of networks, draws and ties; intervals are of 95% over them. Variants that are not named keep
-what a results file in `--out` says of them.
+picks. Seeds are those of networks, draws and ties; intervals are of 95% over them. Seeds of which a results file in
+`--out` tells already are not run again: delete it to measure anew.
 """
 
 from __future__ import annotations
@@ -210,23 +210,25 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def measure(history: History, names: Sequence[str], seeds: int, path: Path) -> dict[str, Any]:
-    """Replay what is named, write all to `path` after each, and give it back."""
+    """Replay what `path` does not have yet, write there after each, and give all of it back."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found |= {"format": "bayes-prompt shared difficulty 1", "history": history.name, "batch": history.batch}
     found |= {"prompts": len(history.features), "visits": len(history.successes), "variants": found.get("variants", {})}
     for name in names:
-        runs = [replay(history, VARIANTS[name], seed) for seed in range(seeds)]
-        entry = {figure: _rounded([run[figure] for run in runs]) for figure in runs[0] if figure != "curve"}
-        if name in PLOTTED:
-            entry["curve"] = _rounded(np.mean([run["curve"] for run in runs], axis=0).tolist())
-        found["variants"][name] = entry
-        path.write_text(json.dumps(found, separators=(",", ":")) + "\n")
+        entry = found["variants"].get(name, {})
+        done = len(entry.get("ratio", []))
+        for seed in range(done, seeds):
+            run = replay(history, VARIANTS[name], seed)
+            curve = run.pop("curve")
+            for figure, value in run.items():
+                entry.setdefault(figure, []).append(None if value is None else round(value, 5))
+            if name in PLOTTED:  # the mean over seeds
+                before = np.asarray(entry.get("curve", curve))
+                entry["curve"] = (before + (np.asarray(curve) - before) / (seed + 1)).round(5).tolist()
+            found["variants"][name] = entry
+            path.write_text(json.dumps(found, separators=(",", ":")) + "\n")
         print(f"{history.name} {row(name, entry)}", flush=True)
     return found
-
-
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else round(value, 5) for value in values]
 
 
 def row(name: str, entry: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ class Diverse(Acquisition):
         embeddings: (N, D) of the pool, or a `Diversity` that was prepared with them.
         weight: finite, at least 0; use is .001 to .1.
         batches: H, how many earlier batches to keep away from.
-        metric, variant: of `Diversity`: "cosine" or "euclidean"; "min" (no two alike) or "sum".
+        metric, variant: "cosine" or "euclidean"; "min" (no two alike) or "sum". A `Diversity` has its own.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Diverse(Acquisition):
         self.pool = (
             embeddings if isinstance(embeddings, Diversity) else Diversity(embeddings, metric=metric, variant=variant)
         )
-        self._digest = hashlib.sha256(self.pool.values.cpu().numpy().tobytes()).hexdigest()[:16]
+        self._digest = hashlib.sha256(self.pool.values.cpu().numpy().data).hexdigest()[:16]
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), the utilities alone."""
@@ -102,6 +102,12 @@ class Diverse(Acquisition):
         if not isinstance(other, Acquisition) or isinstance(other, Diverse):
             return NotImplemented
         return Diverse(self.utility + other, self.pool, weight=self.weight, batches=self.batches)
+
+    def __radd__(self, other: Acquisition) -> Diverse:
+        """The same, from the other side."""
+        if not isinstance(other, Acquisition) or isinstance(other, Diverse):
+            return NotImplemented
+        return Diverse(other + self.utility, self.pool, weight=self.weight, batches=self.batches)
 
     def __repr__(self) -> str:
         """All that decides a pick; it goes into checkpoints."""

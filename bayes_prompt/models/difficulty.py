@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
@@ -14,7 +16,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.transforms import AffineTransform
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import ComposeTransform, Distribution, Transform
 
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks
@@ -28,7 +30,7 @@ Network = Callable[[int, int], nn.Module]
 LIKELIHOODS = ("beta_binomial", "binomial")
 LEAST_RATE = 1e-4
 LOG_WORTH = (math.log(1e-2), math.log(1e3))  # of the text, in pseudo-counts
-SPREAD_SCALE = 1.0  # standard deviation that the prior gives to log c over prompts
+SLOPE_SCALE = 1.0  # standard deviation that the prior gives to log c over prompts
 MOST_EVIDENCE = 1e4  # pseudo-counts: beyond, float32 has no digits left for the differences of log gamma functions
 
 
@@ -74,10 +76,10 @@ class GenerativeDifficulty:
         prior: makes p's network, of the same kind; None: the encoder itself, shown the last batch, as neural processes
             do.
         decoder: makes the decoder, as `networks.AdditiveDecoder`; None: that one, which the kernels know. A decoder may
-            have `log_prior()`, the log density of its weights.
+            have `log_prior()`, the log density () of its weights.
         latent: base distribution of z with event shape (Z,): z = location + scale * base, the two from a network.
-            Normal, low-rank, a flow: what has a log density. "default": a standard Normal of the size's width; None:
-            no z.
+            Normal, low-rank, a flow with an inverse (its parameters are learned too): what has a log density everywhere.
+            "default": a standard Normal of the size's width; None: no z.
         output: prior of the decoder's logit at an observed prompt, of event shape (). None: flat.
         likelihood: of counts: "beta_binomial", or "binomial", in which prompts have their mean rate exactly.
         own_record: join a prompt's own record. False is GPS as published.
@@ -90,7 +92,8 @@ class GenerativeDifficulty:
         seed: of weights and of all draws in training, in [0, 2**63).
 
     Raises:
-        CannotLower: `latent` or `output` has another shape. ValueError, TypeError: a number is out of range.
+        CannotLower: `latent` or `output` has another shape, or no log density everywhere. ValueError, TypeError: a
+            number is out of range.
     """
 
     size: str = "small"
@@ -121,21 +124,31 @@ class GenerativeDifficulty:
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} must make a network from (D, Z), or be None; got {getattr(self, name)!r}")
         checks.flag("own_record", self.own_record)
-        object.__setattr__(self, "memory", tuple(self.memory))
+        if not isinstance(self.memory, Sequence) or isinstance(self.memory, str):
+            raise TypeError(f"memory must be a sequence of rates; got {self.memory!r}")
         for entry, rate in enumerate(self.memory):
             checks.unit_interval(f"memory[{entry}]", rate)
         if self.own_record and not self.memory:
             raise ValueError("memory must name at least one rate; own_record=False does without")
         checks.unit_interval("recency", self.recency)
+        # Python's own numbers, which checkpoints compare.
+        numbers: dict[str, Any] = {"memory": tuple(map(float, self.memory)), "recency": float(self.recency)}
         for name, least in (("gradient_steps", 0), ("replay", 0), ("capacity", 1), ("draws", 1), ("seed", 0)):
-            checks.whole(name, getattr(self, name), least)
+            numbers[name] = checks.whole(name, getattr(self, name), least)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must lie in [0, 2**63); got {self.seed}")
         for name in ("learning_rate", "kl_weight"):
             checks.number(name, getattr(self, name))
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} must be finite and at least 0; got {getattr(self, name)}")
-        self._check_distribution("latent", self.base, 1, "dist.Normal(0., 1.).expand([8]).to_event(1) works, or None")
+            numbers[name] = float(getattr(self, name))
+            if not 0 <= numbers[name] < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0; got {numbers[name]}")
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
+        if isinstance(self.latent, str) and self.latent != "default":
+            raise ValueError(f"latent must be a distribution, 'default' or None; got {self.latent!r}")
+        _check_distribution("latent", self.base, 1, "dist.Normal(0., 1.).expand([8]).to_event(1) works, or None")
         if self.output is not None:
-            self._check_distribution("output", self.output, 0, "dist.Normal(0., 10.) works, or None")
+            _check_distribution("output", self.output, 0, "dist.Normal(0., 10.) works, or None")
 
     @property
     def base(self) -> Distribution:
@@ -186,21 +199,14 @@ class GenerativeDifficulty:
             },
         }
 
-    @staticmethod
-    def _check_distribution(name: str, law: Any, events: int, what_works: str) -> None:
-        if not isinstance(law, Distribution):
-            raise CannotLower(f"{name} is a {type(law).__name__}; {what_works}")
-        if len(law.batch_shape) or len(law.event_shape) != events:
-            shapes = f"batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}"
-            raise CannotLower(f"{name} has {shapes}; {what_works}")
-
 
 class DifficultyProgram(nn.Module):
     """The networks of a `GenerativeDifficulty`, with the Pyro model and guide over them.
 
-    Sites: `z` (T, Z) and `successes` (T, B), in the plates `batches` (dim -2) and `prompts` (dim -1); where there are
-    priors, `output` (T, B) and the factor `weights`. Parameters: those of the networks, `log_concentration` () and
-    `log_trust` (M,), the logarithms of c and w.
+    Sites: `z` (T, 1, Z) and `successes` (T, B), in the plates `batches` (dim -2) and `prompts` (dim -1); where there is
+    such a prior, the observed `output` (T, B); the priors of weights, as factors: `weights` of the decoder's, where it
+    has any, and `slope`. Parameters: those of the networks and of a flow; `log_concentration` () and `slope` (D,), so
+    that log c = log_concentration + slope . x; and `log_trust` (M,), the logarithm of w.
     """
 
     def __init__(self, declaration: GenerativeDifficulty, features: int) -> None:
@@ -208,28 +214,25 @@ class DifficultyProgram(nn.Module):
         size, latent = SIZES[declaration.size], declaration.latent_width
         self.declaration = declaration
         self.encoder: nn.Module | None = None
+        self.prior: nn.Module | None = None  # None: the encoder
         if latent:
-            made = declaration.encoder
-            self.encoder = TransformerEncoder(features, latent, size) if made is None else made(features, latent)
-        self.prior = None if declaration.prior is None or not latent else declaration.prior(features, latent)
-        self.decoder = (
-            AdditiveDecoder(features, latent, size)
-            if declaration.decoder is None
-            else declaration.decoder(features, latent)
-        )
+            self.encoder = _made(
+                "encoder", declaration.encoder or partial(TransformerEncoder, size=size), features, latent
+            )
+            self.prior = None if declaration.prior is None else _made("prior", declaration.prior, features, latent)
+        self.decoder = _made("decoder", declaration.decoder or partial(AdditiveDecoder, size=size), features, latent)
         self.base = copy.deepcopy(declaration.base)
-        transforms = getattr(self.base, "transforms", [])
-        self.flow = nn.ModuleList([part for part in transforms if isinstance(part, nn.Module)])  # learned with the rest
+        self.flow = nn.ModuleList(part for part in _parts(self.base) if isinstance(part, nn.Module))
         memories = len(declaration.memory)
         self.log_concentration = nn.Parameter(torch.tensor(math.log(2.0)))
-        self.spread = nn.Parameter(torch.zeros(features))
+        self.slope = nn.Parameter(torch.zeros(features))
         self.log_trust = nn.Parameter(torch.full((memories,), -math.log(max(1, memories))))
 
     def concentration(self, embeddings: Tensor) -> Tensor:
         """c (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
         if self.declaration.likelihood == "binomial" and not self.declaration.own_record:
             return torch.full_like(embeddings[..., 0], MOST_EVIDENCE)  # the rate is known with the context
-        return (self.log_concentration + embeddings @ self.spread).clamp(*LOG_WORTH).exp()
+        return (self.log_concentration + embeddings @ self.slope).clamp(*LOG_WORTH).exp()
 
     @property
     def trust(self) -> Tensor:
@@ -240,13 +243,27 @@ class DifficultyProgram(nn.Module):
         """Distribution of z, batch shape (T, 1) and event shape (Z,), given T batches."""
         if network is None:  # there is no z
             return self.base.expand((len(rates), 1))
-        location, scale = (parameter[:, None] for parameter in network(embeddings, rates, present))
-        base = self.base.expand(location.shape[:-1])
-        return dist.TransformedDistribution(base, [AffineTransform(location, scale, event_dim=1)])
+        location, scale = network(embeddings, rates, present)
+        expected = (len(rates), self.declaration.latent_width)
+        if location.shape != expected or scale.shape != expected:
+            name = "encoder" if network is self.encoder else "prior"
+            got = f"{tuple(location.shape)} and {tuple(scale.shape)}"
+            raise ValueError(f"{name} must give a location and a scale of shape (T, Z) = {expected}; got {got}")
+        base = self.base.expand((len(rates), 1))
+        return dist.TransformedDistribution(base, [AffineTransform(location[:, None], scale[:, None], event_dim=1)])
 
     def predicted(self, before: tuple[Tensor, Tensor, Tensor]) -> Distribution:
         """p(z_t | last batch), for T batches."""
         return self.context(self.encoder if self.prior is None else self.prior, *before)
+
+    def logits(self, embeddings: Tensor, z: Tensor) -> Tensor:
+        """The decoder's logits (T, B) of embeddings (T, B, D) under contexts z (T, Z)."""
+        logits: Tensor = self.decoder(embeddings, z)
+        if logits.shape != embeddings.shape[:-1]:
+            raise ValueError(
+                f"decoder must give logits of shape (T, B) = {tuple(embeddings.shape[:-1])}; got {tuple(logits.shape)}"
+            )
+        return logits
 
     def belief(self, embeddings: Tensor, logits: Tensor, record: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and beta of the success rates, (..., B), from logits (..., B) and records (..., B, M, 2)."""
@@ -261,15 +278,15 @@ class DifficultyProgram(nn.Module):
         log_prior = getattr(self.decoder, "log_prior", None)
         if callable(log_prior):
             pyro.factor("weights", log_prior())
-        pyro.factor("spread", -0.5 * (self.spread / SPREAD_SCALE).square().sum())
+        pyro.factor("slope_prior", -0.5 * (self.slope / SLOPE_SCALE).square().sum())
         with pyro.plate("batches", len(batches.weight), dim=-2):
-            with poutine.scale(scale=declaration.kl_weight * batches.weight[:, None]):
+            with _counted(declaration.kl_weight * batches.weight):
                 law = self.predicted(batches.before)
                 z = pyro.sample("z", law) if declaration.latent_width else _nothing(batches)
-            logits = self.decoder(batches.embeddings, z[:, 0])
+            logits = self.logits(batches.embeddings, z[:, 0])
             with (
                 pyro.plate("prompts", batches.present.shape[1], dim=-1),
-                poutine.scale(scale=batches.weight[:, None]),
+                _counted(batches.weight),
                 poutine.mask(mask=batches.present),
             ):
                 if declaration.output is not None:
@@ -287,9 +304,33 @@ class DifficultyProgram(nn.Module):
         law = self.context(self.encoder, batches.embeddings, batches.rates, batches.present)
         with (
             pyro.plate("batches", len(batches.weight), dim=-2),
-            poutine.scale(scale=self.declaration.kl_weight * batches.weight[:, None]),
+            _counted(self.declaration.kl_weight * batches.weight),
         ):
             pyro.sample("z", law)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> DifficultyProgram:
+        """Move what the base distribution of z is made of along with the networks."""
+        super()._apply(function, recurse)
+        for part in (*_laws(self.base), *_parts(self.base)):
+            if not isinstance(part, nn.Module):
+                moved = {name: function(value) for name, value in vars(part).items() if isinstance(value, Tensor)}
+                vars(part).update(moved)
+        return self
+
+
+@contextmanager
+def _counted(weight: Tensor) -> Iterator[None]:
+    """Log densities of batches count by their weights (T,); Pyro itself refuses one that is 0, or has underflowed."""
+    weight = weight[:, None]
+    with poutine.mask(mask=weight > 0), poutine.scale(scale=weight.clamp_min(torch.finfo(weight.dtype).tiny)):
+        yield
+
+
+def _made(name: str, make: Network, features: int, latent: int) -> nn.Module:
+    network = make(features, latent)
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{name} must make an nn.Module from (D, Z); got a {type(network).__name__}")
+    return network
 
 
 def _nothing(batches: Batches) -> Tensor:
@@ -300,12 +341,61 @@ def _standard_normal(width: int) -> Distribution:
     return dist.Normal(0.0, 1.0).expand([width]).to_event(1)
 
 
+def _check_distribution(name: str, law: Any, events: int, what_works: str) -> None:
+    """CannotLower unless `law` has `events` dimensions of its own and a log density at any number it is asked about."""
+    if not isinstance(law, Distribution):
+        raise CannotLower(f"{name} is a {type(law).__name__}; {what_works}")
+    if len(law.batch_shape) or len(law.event_shape) != events:
+        shapes = f"batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}"
+        raise CannotLower(f"{name} has {shapes}; {what_works}")
+    for number in (-10.25, 0.0, 10.25):  # which the law has not drawn itself: a flow must find the way back
+        try:
+            with torch.no_grad():  # a flow remembers what it was asked, and is copied afterwards
+                density = law.log_prob(torch.full(law.event_shape, number))
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise CannotLower(
+                f"{name} has no log density at {number}, which it has not drawn: {reason}; {what_works}"
+            ) from error
+        if not bool(torch.isfinite(density)):
+            raise CannotLower(f"{name} has the log density {float(density)} at {number}; {what_works}")
+
+
+def _laws(law: Distribution) -> Iterator[Distribution]:
+    """A distribution, and those that it is made of."""
+    yield law
+    if isinstance(inner := getattr(law, "base_dist", None), Distribution):
+        yield from _laws(inner)
+
+
+def _parts(law: Distribution) -> Iterator[Transform]:
+    """The transforms that make a flow of z, one by one."""
+    waiting = [part for each in _laws(law) for part in getattr(each, "transforms", [])]
+    while waiting:
+        part = waiting.pop(0)
+        if isinstance(part, ComposeTransform):
+            waiting = [*part.parts, *waiting]
+        else:
+            yield part
+
+
 def _distribution_name(law: Distribution) -> str:
     if isinstance(law, torch.distributions.Independent):
         return f"{_distribution_name(law.base_dist)}.to_event({law.reinterpreted_batch_ndims})"
     if isinstance(law, torch.distributions.TransformedDistribution):
-        parts = ", ".join(type(part).__name__ for part in law.transforms)
+        parts = ", ".join(map(_transform_name, _parts(law)))
         return f"{_distribution_name(law.base_dist)} through {parts}"
     parameters = {name: getattr(law, name, None) for name in law.arg_constraints}
     shown = {name: checks.summary(value) for name, value in parameters.items() if isinstance(value, Tensor)}
     return f"{type(law).__name__} {shown}"
+
+
+def _transform_name(part: Transform) -> str:
+    """A transform with what it is made of; of a learned one, where its parameters start."""
+    entries = part.state_dict() if isinstance(part, nn.Module) else vars(part)
+    shown = {
+        name: checks.summary(torch.as_tensor(value))
+        for name, value in entries.items()
+        if isinstance(value, Tensor | float | int) and not name.startswith("_")
+    }
+    return f"{type(part).__name__} {shown}"

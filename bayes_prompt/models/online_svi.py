@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,18 +12,20 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
-from bayes_prompt.checkpoint import require_keys, require_like
+from bayes_prompt.checkpoint import require_keys, require_like, require_no_less
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.difficulty import Batches, DifficultyProgram
 
 _ENCODER_RATE = 0.1  # of the learning rate: what a Transformer takes, and the decoder's linear part is too slow with
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # signed, not negative, not negative
+_REMEDY = "; try a lower learning_rate"
 
 
 class OnlineSVI:
     """The optimizer of a program's parameters; their gradients are those of the ELBO.
 
-    Pyro's global parameter store is neither read nor left changed, and neither are torch's global generators.
+    Pyro's global parameter store is neither read nor left changed, and neither are torch's global generators. So one
+    that was restored from `state` goes on as the one that gave it would have.
     """
 
     def __init__(self, program: DifficultyProgram) -> None:
@@ -32,20 +35,21 @@ class OnlineSVI:
     def learn(self, draw: Callable[[], Batches], steps: int, seed: int) -> float:
         """Make `steps` gradient steps, each on the batches that `draw` gives; returns the last loss (nats).
 
-        All randomness, that of `draw` too, follows from `seed`. Where it fails, all is as it was; a loss that is not
-        finite is a FloatingPointError.
+        All randomness, that of `draw` too, follows from `seed`. Where it fails, all is as it was; a loss or a parameter
+        that is not finite is a FloatingPointError.
         """
         before = self.state()
         loss = float("nan")
         try:
-            with seeded(seed), pyro.get_param_store().scope():
+            with seeded(seed, self.program.slope.device), pyro.get_param_store().scope():
                 svi = SVI(self.program.model, self.program.guide, self._optimizer, Trace_ELBO())
                 for _ in range(steps):
                     loss = float(svi.step(draw()))
-                    if loss - loss != 0:
-                        raise FloatingPointError(
-                            f"the loss of the difficulty model is {loss}; try a lower learning_rate"
-                        )
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(f"the loss of the difficulty model is {loss}{_REMEDY}")
+            for name, parameter in self.program.named_parameters():
+                if not bool(torch.isfinite(parameter).all()):
+                    raise FloatingPointError(f"{name} of the difficulty model is not finite{_REMEDY}")
         except BaseException:
             self.restore(before)
             raise
@@ -70,8 +74,6 @@ class OnlineSVI:
         require_keys("fit.networks", state["networks"], mine)
         for name, value in mine.items():
             require_like(f"fit.networks.{name}", state["networks"][name], value)
-            if not bool(torch.isfinite(state["networks"][name]).all()):
-                raise CheckpointError(f"fit.networks.{name} has an entry that is not finite")
         parameters = dict(self.program.named_parameters())
         if not isinstance(state["moments"], Mapping) or not state["moments"].keys() <= parameters.keys():
             raise CheckpointError("fit.moments must be those of the networks' parameters")
@@ -79,15 +81,18 @@ class OnlineSVI:
             require_keys(f"fit.moments.{name}", kept, _MOMENTS)
             for moment in _MOMENTS[:2]:
                 require_like(f"fit.moments.{name}.{moment}", kept[moment], parameters[name])
-            require_like(f"fit.moments.{name}.step", kept["step"], torch.tensor(0.0))
+            require_like(f"fit.moments.{name}.step", kept["step"], torch.zeros((), dtype=torch.float32))
+            for moment in _MOMENTS[1:]:
+                require_no_less(f"fit.moments.{name}.{moment}", kept[moment], 0)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` gave."""
         self.program.load_state_dict(dict(state["networks"]))
         self._optimizer = self._fresh()
         for name, parameter in self.program.named_parameters():
+            parameter.grad = None  # a step that failed may have left half of one
             if name in state["moments"]:
-                own = self._optimizer.optim_objs[parameter] = torch.optim.Adam([parameter], **self._rate(name))
+                own = self._optimizer.optim_objs[parameter] = torch.optim.Adam([parameter], **self._options(name))
                 self._optimizer.grad_clip[parameter] = None
                 own.state[parameter] = {
                     moment: value.clone().to(value.device if moment == "step" else parameter.device)
@@ -95,17 +100,28 @@ class OnlineSVI:
                 }
 
     def _fresh(self) -> Adam:
-        return Adam(lambda name: self._rate(name.partition(".")[2]))
+        return Adam(self._options)
 
-    def _rate(self, name: str) -> dict[str, Any]:
+    def _options(self, name: str) -> dict[str, Any]:
+        """Adam's settings for a parameter, by its name in the program or, behind "difficulty.", in Pyro's store."""
+        part = name.removeprefix("difficulty.").partition(".")[0]
         rate = self.program.declaration.learning_rate
-        return {"lr": rate * (_ENCODER_RATE if name.startswith(("encoder", "prior")) else 1.0), "betas": (0.9, 0.99)}
+        return {"lr": rate * (_ENCODER_RATE if part in ("encoder", "prior") else 1.0), "betas": (0.9, 0.99)}
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global generators, those of the current accelerator too, seeded; afterwards they are what they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators of the host and of `device`, seeded; afterwards they are what they were."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        )
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

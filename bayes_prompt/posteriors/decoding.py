@@ -52,7 +52,7 @@ class Decoding:
                 for start in range(0, len(self._pool), _CHUNK):
                     part = slice(start, start + _CHUNK)
                     seen = self._seen(self._pool[part])
-                    rate = torch.stack([torch.sigmoid(decoder(seen[None], each[None])[0]) for each in z])
+                    rate = torch.stack([torch.sigmoid(self._program.logits(seen[None], each[None])[0]) for each in z])
                     mean[part], variance[part] = rate.mean(0), rate.var(0, correction=0)
         return mean, variance
 

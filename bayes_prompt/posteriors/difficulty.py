@@ -55,15 +55,16 @@ class DifficultyPosterior(BetaBelief):
 
         if storage not in _STORAGE:
             raise TypeError(f"storage must be torch.float32 or torch.bfloat16; got {storage}")
-        kept = checks.embeddings("embeddings", embeddings, num_prompts)
-        super().__init__(len(kept), device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
+        given = checks.embeddings("embeddings", embeddings, num_prompts)
+        super().__init__(len(given), device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
         self.model = model
-        self.embeddings: Tensor = kept.to(self.device, storage, copy=True).contiguous()
+        self.embeddings: Tensor = given.to(self.device, storage, copy=True).contiguous()
+        checks.embeddings(f"embeddings in {storage}", self.embeddings)
         self._digest = _digest(self.embeddings)
-        self._fit = OnlineSVI(model.program(kept.shape[1]).to(self.device))
+        self._fit = OnlineSVI(model.program(given.shape[1]).to(self.device))
         self._decoding = Decoding(self._fit.program, self.embeddings, self.backend)
         memories = len(model.memory) if model.own_record else 0
-        self.record_ = torch.zeros(memories, 2, self.num_prompts, device=self.device)
+        self._own_record = torch.zeros(memories, 2, self.num_prompts, device=self.device)
         self._replay = Replay(model.capacity, memories, self.device, self._decoding.standardised)
         self._answer: tuple[Tensor, Tensor] | None = None
 
@@ -80,7 +81,7 @@ class DifficultyPosterior(BetaBelief):
     @property
     def own_record(self) -> Tensor:
         """(N, M, 2) successes and failures of every prompt, as far as they are remembered at each rate."""
-        return self.record_.permute(2, 0, 1)
+        return self._own_record.permute(2, 0, 1)
 
     def predicted_rate(self) -> Tensor:
         """(N,) the shared predictor's mean success rate, without prompts' own records."""
@@ -97,7 +98,7 @@ class DifficultyPosterior(BetaBelief):
         """Mean and variance (N,) of the decoder's rates over draws of z, a function of (seed, step, stream)."""
         from bayes_prompt.models.online_svi import seeded
 
-        with torch.no_grad(), seeded(rng.derived_seed(seed, step, stream)):
+        with torch.no_grad(), seeded(rng.derived_seed(seed, step, stream), self.device):
             law = self._fit.program.predicted(self._replay.last())
             z = law.sample((draws,))[:, 0, 0]
         return self._decoding.rates(z)
@@ -113,7 +114,7 @@ class DifficultyPosterior(BetaBelief):
         alone = mean * (1 - mean)
         worth = (c * (alone - variance.double()) / (alone + c * variance.double())).clamp(min=1e-2)
         alpha, beta = worth * mean, worth * (1 - mean)
-        for trust, (successes, failures) in zip(program.trust.tolist(), self.record_, strict=False):
+        for trust, (successes, failures) in zip(program.trust.tolist(), self._own_record, strict=False):
             alpha += trust * successes
             beta += trust * failures
         return alpha.to(self.dtype), beta.to(self.dtype)
@@ -133,7 +134,7 @@ class DifficultyPosterior(BetaBelief):
         rows = counts.index[counts.leader]
         if rows.numel():
             successes, trials = counts.successes[counts.leader], counts.trials[counts.leader]
-            record = self.record_[:, :, rows].permute(2, 0, 1)
+            record = self._own_record[:, :, rows].permute(2, 0, 1)
             replay = self._replay.with_newest(Batch(self.step, rows, successes, trials, record.contiguous()))
             self._fit.learn(
                 lambda: replay.draw(self.model.replay, self.model.recency),
@@ -141,7 +142,7 @@ class DifficultyPosterior(BetaBelief):
                 rng.derived_seed(self.model.seed, self.step, rng.LEARNING),
             )
             self._replay = replay
-        for memory, kept in zip(self.model.memory, self.record_, strict=False):
+        for memory, kept in zip(self.model.memory, self._own_record, strict=False):
             kept *= memory**elapsed
         if rows.numel():
             self._add(rows, successes, trials)
@@ -149,8 +150,8 @@ class DifficultyPosterior(BetaBelief):
         return seen
 
     def _add(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
-        counts = torch.stack([successes, trials - successes]).to(self.record_.dtype)
-        self.record_[:, :, rows] += counts
+        counts = torch.stack([successes, trials - successes]).to(self._own_record.dtype)
+        self._own_record[:, :, rows] += counts
 
     def _warm_start(self, counts: Counts) -> None:
         leader = counts.leader
@@ -188,7 +189,7 @@ class DifficultyPosterior(BetaBelief):
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"record": self.record_}
+        return {"record": self._own_record}
 
     def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
         require_no_less("posterior.tensors.record", tensors["record"], 0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_prompt.checkpoint import require_integer, require_keys, require_like, require_rows
+from bayes_prompt.checkpoint import require_keys, require_like, require_rows
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.difficulty import Batches
 
@@ -129,7 +129,6 @@ class Replay:
         )
         if not good:
             raise CheckpointError("replay holds batches that cannot be: rows, counts, sizes or steps are out of range")
-        require_integer("replay.batches", len(size), 0, self.capacity)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` gave."""

@@ -136,12 +136,14 @@ def test_what_is_imported_is_declared(root: Path, project: dict[str, Any]) -> No
     extras = project["project"]["optional-dependencies"]
     core = names(project["project"]["dependencies"])
     shipped = core | names(extras["demo"] + extras["trl"] + extras["plot"] + extras["history"])
+    shipped |= names(extras["embedding"] + extras["sentence-transformers"])
     optional = shipped | names(extras["dev"])
     undeclared = []
     for file in sorted([*(root / "bayes_prompt").rglob("*.py"), *(root / "kernels").rglob("*.py")]):
         # torchdata is the trainer's own choice: the adapter is used by those who have it.
         declared = optional if "trainers" in file.parts else shipped
-        missing = {{"pyro": "pyro-ppl"}.get(name, name) for name in third_party(file)} - declared
+        distribution = {"pyro": "pyro-ppl", "sentence_transformers": "sentence-transformers"}
+        missing = {distribution.get(name, name) for name in third_party(file)} - declared
         undeclared += [f"{file.relative_to(root)}: {name}" for name in missing]
     assert not undeclared, "\n".join(undeclared)
 
