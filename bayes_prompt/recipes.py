@@ -136,7 +136,7 @@ def gps(
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice, of weights too.
     texts, embeddings: one of the two: N strings, embedded by `embedder` (default: WordLlama where it is installed) with
     surface features beside, or (N, D) numbers. size: of the networks, "small", "base" or "paper".
-    published: as in the paper: no own record, and the utility is -(rate - 1/2) ** 2.
+    published: as in the paper: counts are Binomial, there is no own record, and the utility is -(rate - 1/2) ** 2.
     optimism: at least 0. diversity: weight of distances in a batch and to the last two, at least 0; 0 picks the best.
 
     Raises ValueError where not one of texts and embeddings is given, or they are not of num_prompts prompts.
@@ -156,7 +156,9 @@ def gps(
     if optimism and not published:
         utility = utility + UncertaintyBonus(optimism)
     acquisition = Diverse(utility, found, weight=diversity) if diversity else utility
-    model = GenerativeDifficulty(size=size, own_record=not published, seed=seed)
+    model = GenerativeDifficulty(
+        size=size, likelihood="binomial" if published else "beta_binomial", own_record=not published, seed=seed
+    )
     return _selector(model, acquisition, num_prompts, batch_size, seed, options, embeddings=found)
 
 

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 
 import bayes_prompt as bp
 
-RECIPES = ["uniform", "history_resampling", "mopps", "dps"]
+RECIPES = ["uniform", "history_resampling", "mopps", "dps", "gps"]
 
 
 def make(name: str = "dps", num_prompts: int = 40, batch_size: int = 6, **options: Any) -> bp.PromptSelector:
+    if name == "gps":
+        options.setdefault("embeddings", torch.linspace(-1, 1, num_prompts)[:, None] ** torch.arange(1.0, 4.0))
     return getattr(bp.recipes, name)(num_prompts=num_prompts, batch_size=batch_size, **options)
 
 

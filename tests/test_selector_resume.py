@@ -169,14 +169,15 @@ def test_scores_of_the_wrong_length_change_nothing() -> None:
     assert selector.outings.numel() == 0 and selector.selections == 0
 
 
-@pytest.mark.parametrize("recipe", ["uniform", "history_resampling", "mopps", "dps"])
+@pytest.mark.parametrize("recipe", ["uniform", "history_resampling", "mopps", "dps", "gps"])
 def test_explain_speaks_for_every_method(recipe: str) -> None:
-    selector = getattr(bp.recipes, recipe)(num_prompts=9, batch_size=2)
+    shown = {"embeddings": torch.eye(9)} if recipe == "gps" else {}
+    selector = getattr(bp.recipes, recipe)(num_prompts=9, batch_size=2, **shown)
     assert "no pick was made yet" in selector.explain(0)["why"]
     index = selector.select()
     told = selector.explain(int(index[0]))
     assert "in flight since selection 0" in told["why"] and told["may_be_picked"] is False
-    resumed = getattr(bp.recipes, recipe)(num_prompts=9, batch_size=2)
+    resumed = getattr(bp.recipes, recipe)(num_prompts=9, batch_size=2, **shown)
     resumed.load_state_dict(selector.state_dict())
     assert "handed out again next" in resumed.explain(int(index[0]))["why"]
 

@@ -78,7 +78,7 @@ class GenerativeDifficulty:
         decoder: makes the decoder, as `networks.AdditiveDecoder`; None: that one, which the kernels know. A decoder may
             have `log_prior()`, the log density () of its weights.
         latent: base distribution of z with event shape (Z,): z = location + scale * base, the two from a network.
-            Normal, low-rank, a flow with an inverse (its parameters are learned too): what has a log density everywhere.
+            Normal, low-rank, a flow with an inverse, which is learned too: what has a log density everywhere.
             "default": a standard Normal of the size's width; None: no z.
         output: prior of the decoder's logit at an observed prompt, of event shape (). None: flat.
         likelihood: of counts: "beta_binomial", or "binomial", in which prompts have their mean rate exactly.

@@ -61,6 +61,8 @@ class OnlineSVI:
         for name, parameter in self.program.named_parameters():
             if parameter in self._optimizer.optim_objs:
                 kept = self._optimizer.optim_objs[parameter].state[parameter]
+                if not kept:  # a parameter that nothing depends on has no gradient
+                    continue
                 moments[name] = {moment: torch.as_tensor(kept[moment]).clone() for moment in _MOMENTS}
         return {
             "networks": {name: value.detach().clone() for name, value in self.program.state_dict().items()},

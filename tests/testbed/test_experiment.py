@@ -270,7 +270,10 @@ def test_results_survive_a_failure_to_write(
 
 def test_every_method_is_a_recipe() -> None:
     for method in METHODS:
-        assert getattr(recipes, method)(num_prompts=8, batch_size=2).num_prompts == 8
+        settings = Settings(prompts=256, batch_size=2)
+        selector = experiment._selector(method, settings, 0, [f"{number}+1=" for number in range(256)])
+        assert (selector.num_prompts, selector.batch_size) == (256, 2)
+        assert hasattr(recipes, method)
 
 
 @pytest.mark.parametrize("methods", [("uniform", "best"), (), ("dps", "dps"), "dps", (name for name in ("best",))])
