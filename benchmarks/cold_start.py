@@ -209,6 +209,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--plots", type=Path, help="folder of the plot")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2, for an interval")
     torch.set_num_threads(1)
     table = pyarrow.parquet.read_table(options.data / "deepscaler_solve_rates.parquet")
     features, rates = features_of(table["text"].to_pylist()), table["solve_rate"].to_numpy()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,7 +180,6 @@ def replay(history: History, method: Method, seed: int) -> dict[str, Any]:
     selector = bp.PromptSelector(posterior, acquisition, batch_size=history.batch, seed=seed)
     informative = (history.successes > 0) & (history.successes < TRIALS)
     ratio, loss, order, useful = [], [], [], np.zeros(len(informative[0]), bool)
-    began = time.perf_counter()
     for successes, true in zip(history.successes, informative, strict=True):
         picked = selector.select()
         if not isinstance(acquisition, bp.acquisition.Uniform):
@@ -199,7 +197,6 @@ def replay(history: History, method: Method, seed: int) -> dict[str, Any]:
         "auc": float(np.mean(order)) if order else None,
         "auc, first": float(np.mean(order[1 : FIRST + 1])) if order else None,
         "distinct": int(useful.sum()),
-        "seconds a step": (time.perf_counter() - began) / len(ratio),
         "curve": ratio,
     }
 
@@ -229,6 +226,18 @@ def measure(history: History, names: Sequence[str], seeds: int, path: Path) -> d
             path.write_text(json.dumps(found, separators=(",", ":")) + "\n")
         print(f"{history.name} {row(name, entry)}", flush=True)
     return found
+
+
+def gain_of_texts(found: dict[str, Any]) -> str:
+    """By how much the same seeds do better with texts than without."""
+    both = [found["variants"].get(name, {}) for name in ("ours", "ours, no text")]
+    if not all(both):
+        return ""
+    lines = []
+    for figure, what in (("ratio", "all visits"), ("first", f"the first {FIRST}")):
+        gain = [with_text - without for with_text, without in zip(*(entry[figure] for entry in both), strict=True)]
+        lines.append(f"gain of texts over {what}: {np.mean(gain):.3f} ± {half_width(gain):.3f}")
+    return "\n".join(lines)
 
 
 def row(name: str, entry: dict[str, Any]) -> str:
@@ -270,12 +279,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--plots", type=Path, help="folder of the plot")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2, for an interval")
     torch.set_num_threads(1)
     results = []
     for name in options.histories:
         history = History.load(options.data, name)
         path = options.out / f"difficulty-{name}.json"
         results.append(measure(history, options.variants, options.seeds, path))
+        print(gain_of_texts(results[-1]))
     if options.plots:
         plot(results, options.plots / "difficulty-histories.png")
 

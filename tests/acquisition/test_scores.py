@@ -19,6 +19,10 @@ ACQUISITIONS = [
     acq.Threshold(0.3, 0.7, draw=False),
     acq.ExpectedVariance(),
     acq.PartialProbability() + acq.EntropyBonus(0.1),
+    acq.PartialProbability() + acq.UncertaintyBonus(0.5),
+    acq.UncertaintyBonus(2.0),
+    acq.QuadraticUtility(),
+    acq.QuadraticUtility(0.3),
     acq.HistoryResampling(),
     acq.Uniform(),
 ]
@@ -29,6 +33,7 @@ def posteriors() -> list[bp.Posterior]:
         bp.SolvingProgress().posterior(50),
         bp.SolvingProgress(emission=bp.PartitionEmission([0.0, 0.3, 0.7, 1.0])).posterior(50),
         bp.SuccessRate(dist.Beta(1.0, 1.0)).posterior(50, dtype=torch.float64),
+        bp.GenerativeDifficulty(gradient_steps=1).posterior(embeddings=torch.eye(50)),
     ]
     for posterior in made:
         posterior.update(torch.arange(30), torch.arange(30) % 9, 8)
@@ -74,6 +79,26 @@ def test_entropy_bonus_adds_up() -> None:
     posterior.update(torch.arange(9), torch.arange(9), 8)
     both = (acq.PartialProbability() + acq.EntropyBonus(0.25)).scores(posterior, 0, 0)
     torch.testing.assert_close(both, posterior.belief[:, 1] + 0.25 * posterior.entropy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_uncertainty_bonus_is_the_standard_deviation_of_the_belief(dtype: torch.dtype) -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0), decay=1.0).posterior(4, dtype=dtype)
+    posterior.update([0, 1, 2], [3, 0, 10**6], [8, 8, 2 * 10**6])
+    alpha = torch.tensor([4.0, 1.0, 1 + 1e6, 1.0], dtype=torch.float64)
+    beta = torch.tensor([6.0, 9.0, 1 + 1e6, 1.0], dtype=torch.float64)
+    expected = 0.5 * torch.distributions.Beta(alpha, beta).stddev
+    # A variance is the difference of numbers below 1/4, each rounded a few times.
+    error = (4 * torch.finfo(dtype).eps) ** 0.5 / 2
+    torch.testing.assert_close(acq.UncertaintyBonus(0.5).scores(posterior, 0, 0).double(), expected, rtol=0, atol=error)
+    assert int(acq.UncertaintyBonus(1.0).scores(posterior, 0, 0).argmax()) == 3  # the one that nobody knows
+
+
+def test_the_quadratic_utility_is_minus_a_squared_distance() -> None:
+    posterior = bp.SuccessRate(dist.Beta(1.0, 1.0), decay=1.0).posterior(3, dtype=torch.float64)
+    posterior.update([0, 1], [8, 0], 8)  # means 9/10 and 1/10
+    found = acq.QuadraticUtility(0.4).scores(posterior, 0, 0)
+    torch.testing.assert_close(found, torch.tensor([-0.25, -0.09, -0.01], dtype=torch.float64))
 
 
 def test_threshold_takes_whoever_is_inside_and_then_the_nearest() -> None:
@@ -123,6 +148,9 @@ def test_top_b_checks_what_it_is_given() -> None:
         (lambda: acq.TargetSuccessRate(1.5), "target must lie in"),
         (lambda: acq.Threshold(0.8, 0.2), "low and high must satisfy"),
         (lambda: acq.EntropyBonus(float("nan")), "weight must be finite"),
+        (lambda: acq.UncertaintyBonus(float("inf")), "weight must be finite; got inf"),
+        (lambda: acq.QuadraticUtility(-0.1), r"target must lie in \[0, 1\]; got -0.1"),
+        (lambda: acq.QuadraticUtility(float("nan")), r"target must lie in \[0, 1\]; got nan"),
     ],
 )
 def test_bad_settings(make: object, message: str) -> None:
@@ -141,6 +169,8 @@ def test_bad_settings(make: object, message: str) -> None:
         (lambda: acq.Threshold(0.1, None), "high must be a number; got NoneType"),
         (lambda: acq.Threshold(0.1, 0.9, draw=1), "draw must be True or False; got 1"),
         (lambda: acq.EntropyBonus("a"), "weight must be a number; got str"),
+        (lambda: acq.UncertaintyBonus(True), "weight must be a number; got bool"),
+        (lambda: acq.QuadraticUtility(None), "target must be a number; got NoneType"),
         (lambda: acq.top_b(torch.zeros(4), 2.0, seed=0, step=0), "batch_size must be an integer; got float"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
 import bayes_prompt as bp
-from bayes_prompt.acquisition import Acquisition
+from bayes_prompt.acquisition import Acquisition, Objective
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +31,21 @@ def test_the_map_has_every_file(root: Path, text: str) -> None:
     missing = [
         file
         for file in files - named
-        if not file.endswith("__init__.py") and not file.startswith("testbed/")
+        if not file.endswith("__init__.py") and not file.startswith(("testbed/", "embedding/"))
         if not (file.count("/") == 2 and file.split("/")[-1] in in_every_operation)
     ]
     assert not missing, "\n".join(missing)
     assert {name for name in named - files if "<operation>" not in name} == set()
 
 
-def test_the_testbed_maps_itself(root: Path) -> None:
-    from bayes_prompt import testbed
+@pytest.mark.parametrize("package", ["testbed", "embedding"])
+def test_some_packages_map_themselves(root: Path, package: str) -> None:
+    told = importlib.import_module(f"bayes_prompt.{package}").__doc__ or ""
+    files = {file.stem for file in (root / "bayes_prompt" / package).glob("*.py")} - {"__init__"}
+    assert {name for name in files if f"`{name}`" not in told and f"`{name}.py`" not in told} == set()
 
-    files = {file.stem for file in (root / "bayes_prompt" / "testbed").glob("*.py")} - {"__init__"}
-    assert {name for name in files if f"`{name}`" not in (testbed.__doc__ or "")} == set()
 
-
-@pytest.mark.parametrize("base", [bp.Posterior, bp.Emission, Acquisition], ids=lambda base: base.__name__)
+@pytest.mark.parametrize("base", [bp.Posterior, bp.Emission, Acquisition, Objective], ids=lambda base: base.__name__)
 def test_what_must_be_written_is_named(text: str, base: type) -> None:
     _, _, how = text.partition("## How to add")
     (paragraph,) = [part for part in how.split("\n\n") if f".{base.__name__}`" in part]

@@ -104,6 +104,33 @@ def test_beta_stays_positive(
         assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    own_record=st.booleans(),
+    likelihood=st.sampled_from(["beta_binomial", "binomial"]),
+    learning_rate=st.sampled_from([0.0, 0.01, 1.0]),
+    history=steps(),
+)
+def test_difficulty_stays_a_belief(own_record: bool, likelihood: str, learning_rate: float, history: list[Any]) -> None:
+    model = bp.GenerativeDifficulty(
+        own_record=own_record, likelihood=likelihood, learning_rate=learning_rate, gradient_steps=2, latent=None
+    )
+    posterior = model.posterior(embeddings=torch.eye(N))
+    for step, (index, successes, trials, elapsed) in enumerate(history):
+        posterior.update(index, successes, trials, elapsed)
+        for parameter in (posterior.alpha, posterior.beta):
+            assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
+        for figure in (
+            posterior.success_rate(),
+            posterior.informative_probability(8),
+            posterior.expected_variance(),
+            posterior.sample_success_rate(0, step),
+        ):
+            assert bool(((figure >= 0) & (figure <= 1)).all())
+        assert bool(torch.isfinite(posterior.entropy()).all())
+        assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+
+
 @pytest.mark.slow
 def test_ten_thousand_steps() -> None:
     generator = torch.Generator().manual_seed(11)
@@ -190,6 +217,21 @@ def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str, seed: int, cu
     assert torch.equal(whole.sample_success_rate(seed, 9), draws)
     evidence = sum(chunk.log_evidence for chunk in chunks)
     assert whole.log_evidence == pytest.approx(evidence, rel=1e-12)  # float64 sums in another order
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31), cut=st.integers(0, 12))
+def test_order_within_a_batch_does_not_matter_to_what_is_learned(seed: int, cut: int) -> None:
+    model = bp.GenerativeDifficulty(gradient_steps=2, replay=1)
+    forward, shuffled = (model.posterior(embeddings=torch.eye(30)) for _ in range(2))
+    for step in range(2):
+        index, successes = observations(30, seed + step)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+        forward.update(index, successes, 8)
+        shuffled.observe(index[order[:cut]], successes[order[:cut]], 8)
+        shuffled.observe(index[order[cut:]], successes[order[cut:]], 8)
+        shuffled.advance()
+    assert torch.equal(forward.alpha, shuffled.alpha) and torch.equal(forward.beta, shuffled.beta)
 
 
 def test_a_prompt_that_occurs_twice_counts_once() -> None:

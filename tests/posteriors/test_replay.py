@@ -1,4 +1,4 @@
-"""Batches that are learned from again: what is kept, what is drawn and how much it counts, and states that cannot be."""
+"""Batches that are learned from again: what is kept, what is drawn, how much it counts; states that cannot be."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_states_that_cannot_be_are_refused() -> None:
         with pytest.raises(bp.CheckpointError, match="replay holds batches that cannot be"):
             made.check(changed(state, name, entry, value), N, 6)
     for value in (torch.nan, torch.inf):
-        with pytest.raises(bp.CheckpointError, match="replay.record must be finite; entry 3"):
+        with pytest.raises(bp.CheckpointError, match=r"replay\.record must be finite; entry 3"):
             made.check(changed(state, "record", 3, value), N, 6)
     for other, message in [
         ({**state, "extra": 1}, "unknown entries .'extra'"),

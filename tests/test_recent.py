@@ -1,0 +1,81 @@
+"""What was picked lately: batches that are picked in parts, and how much of the past is kept."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+import bayes_prompt as bp
+from bayes_prompt.recent import RecentPicks
+
+
+def pick(recent: RecentPicks, *rows: int) -> None:
+    recent.add(torch.tensor(rows, dtype=torch.int64), recent.begun_before(len(rows)))
+
+
+def test_parts_of_a_batch_share_it_until_it_is_full() -> None:
+    recent = RecentPicks(batch_size=4, batches=1)
+    assert recent.begun_before(4) == 0
+    pick(recent, 1)
+    assert (recent.begun, recent.begun_before(3), recent.begun_before(4)) == (1, 1, 0)
+    pick(recent, 2, 3, 4)
+    assert (recent.begun, recent.begun_before(1)) == (4, 0)  # full: the next one begins another
+    pick(recent, 5, 6)
+    assert recent.rows.tolist() == [1, 2, 3, 4, 5, 6] and recent.begun == 2
+    pick(recent, 7, 8, 9)  # has no room beside them
+    assert recent.rows.tolist() == [3, 4, 5, 6, 7, 8, 9] and recent.begun == 3
+
+
+def test_nobody_is_not_remembered() -> None:
+    recent = RecentPicks(batch_size=4, batches=1)
+    pick(recent, 3, -1, 5, -1)
+    assert recent.rows.tolist() == [3, 5] and recent.begun == 2
+
+
+@given(
+    batch_size=st.integers(1, 5),
+    batches=st.integers(0, 3),
+    picks=st.lists(st.lists(st.integers(-1, 9), max_size=7), max_size=12),
+)
+def test_the_last_picks_are_kept_and_no_more(batch_size: int, batches: int, picks: list[list[int]]) -> None:
+    recent = RecentPicks(batch_size, batches)
+    every: list[int] = []
+    begun = 0
+    for rows in picks:
+        begun = begun if begun + len(rows) <= batch_size else 0
+        assert recent.begun_before(len(rows)) == begun
+        pick(recent, *rows)
+        somebody = [row for row in rows if row >= 0]
+        every += somebody
+        begun += len(somebody)
+        keep = min(len(every), batch_size * batches + begun)
+        assert recent.begun == begun and recent.rows.tolist() == every[len(every) - keep :]
+    other = RecentPicks(batch_size + 1, batches)
+    state = recent.state()
+    RecentPicks.check(state, 10)
+    other.restore(state)
+    assert other.rows.tolist() == recent.rows.tolist() and other.begun == recent.begun
+    pick(recent, 1)
+    assert state["index"].tolist() == other.rows.tolist()  # copies
+
+
+def test_states_that_cannot_be_are_refused() -> None:
+    recent = RecentPicks(4, 1)
+    pick(recent, 3, 4)
+    state = recent.state()
+    for spoilt, message in [
+        ([], "selector.recent state must be a dictionary"),
+        ({"index": state["index"]}, "missing entries .'begun'"),
+        ({**state, "other": 1}, "unknown entries"),
+        ({**state, "index": [3, 4]}, "selector.recent.index must be an int64 tensor"),
+        ({**state, "index": state["index"].float()}, "selector.recent.index must be an int64 tensor"),
+        ({**state, "begun": 3}, r"selector.recent.begun must be an integer in \[0, 2\]; got 3"),
+        ({**state, "begun": -1}, "selector.recent.begun must be"),
+        ({**state, "begun": True}, "selector.recent.begun must be"),
+        ({**state, "index": torch.tensor([3, 5])}, r"selector.recent.index holds 5, which must lie in \[0, 5\)"),
+        ({**state, "index": torch.tensor([-1, 3])}, "selector.recent.index holds -1"),
+    ]:
+        with pytest.raises(bp.CheckpointError, match=message):
+            RecentPicks.check(spoilt, 5)  # type: ignore[arg-type]
