@@ -165,7 +165,7 @@ VARIANTS: dict[str, Method] = {
     "published, weight .1, no distance to history": published(weight=0.1, batches=0),
     "published, greedy P(informative)": published(score=INFORMATIVE, weight=0.0),
 }
-PLOTTED = ("ours", "ours, no text", "published", "MoPPS", "DPS", "uniform")
+PLOTTED = ("ours", "ours, no text", "published", "Beta, decay .8", "DPS", "uniform")
 
 
 def auc(score: np.ndarray, true: np.ndarray) -> float:
@@ -256,7 +256,8 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
-    for panel, found in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for panel, found in zip(panels, results, strict=True):
         for place, name in enumerate(PLOTTED):
             if name in found["variants"]:
                 curve = np.asarray(found["variants"][name]["curve"])
@@ -266,7 +267,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
         title = f"{found['history']}: {found['prompts']:,} prompts, {found['batch']} picked"
         panel.set(title=title, xlabel="visit", ylabel="share of picks with mixed outcomes", ylim=(0, 1))
         panel.grid(alpha=0.3)
-    panel.legend(fontsize=8, loc="upper right")
+    panels[0].legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=100, format="png", metadata={"Software": None})
 
 

@@ -32,6 +32,8 @@ class Acquisition(ABC):
         """The acquisition whose score is the sum of both."""
         if not isinstance(other, Acquisition):
             return NotImplemented
+        if hasattr(other, "choose"):  # picks in its own way, and adds scores to its utility
+            return NotImplemented
         return Sum(self, other)
 
 

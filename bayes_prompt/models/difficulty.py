@@ -16,10 +16,9 @@ import torch
 from pyro import poutine
 from pyro.distributions.transforms import AffineTransform
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Distribution, Transform
+from torch.distributions import Distribution
 
-from bayes_prompt.errors import CannotLower
-from bayes_prompt.models import checks
+from bayes_prompt.models import checks, distributions
 from bayes_prompt.models.networks import SIZES, AdditiveDecoder, TransformerEncoder
 
 if TYPE_CHECKING:
@@ -146,9 +145,9 @@ class GenerativeDifficulty:
             object.__setattr__(self, name, value)
         if isinstance(self.latent, str) and self.latent != "default":
             raise ValueError(f"latent must be a distribution, 'default' or None; got {self.latent!r}")
-        _check_distribution("latent", self.base, 1, "dist.Normal(0., 1.).expand([8]).to_event(1) works, or None")
+        distributions.check("latent", self.base, 1, "dist.Normal(0., 1.).expand([8]).to_event(1) works, or None")
         if self.output is not None:
-            _check_distribution("output", self.output, 0, "dist.Normal(0., 10.) works, or None")
+            distributions.check("output", self.output, 0, "dist.Normal(0., 10.) works, or None")
 
     @property
     def base(self) -> Distribution:
@@ -191,8 +190,8 @@ class GenerativeDifficulty:
             "model": "GenerativeDifficulty",
             **{name: getattr(self, name) for name in (*plain, "learning_rate", "kl_weight", "draws", "seed")},
             "memory": list(self.memory),
-            "latent": _distribution_name(self.base),
-            "output": None if self.output is None else _distribution_name(self.output),
+            "latent": distributions.name(self.base),
+            "output": None if self.output is None else distributions.name(self.output),
             **{
                 name: getattr(getattr(self, name), "__qualname__", None if getattr(self, name) is None else "custom")
                 for name in ("encoder", "prior", "decoder")
@@ -222,14 +221,14 @@ class DifficultyProgram(nn.Module):
             self.prior = None if declaration.prior is None else _made("prior", declaration.prior, features, latent)
         self.decoder = _made("decoder", declaration.decoder or partial(AdditiveDecoder, size=size), features, latent)
         self.base = copy.deepcopy(declaration.base)
-        self.flow = nn.ModuleList(part for part in _parts(self.base) if isinstance(part, nn.Module))
+        self.flow = nn.ModuleList(part for part in distributions.parts(self.base) if isinstance(part, nn.Module))
         memories = len(declaration.memory)
         self.log_concentration = nn.Parameter(torch.tensor(math.log(2.0)))
         self.slope = nn.Parameter(torch.zeros(features))
         self.log_trust = nn.Parameter(torch.full((memories,), -math.log(max(1, memories))))
 
     def concentration(self, embeddings: Tensor) -> Tensor:
-        """c (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
+        """c of shape (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
         if self.declaration.likelihood == "binomial" and not self.declaration.own_record:
             return torch.full_like(embeddings[..., 0], MOST_EVIDENCE)  # the rate is known with the context
         return (self.log_concentration + embeddings @ self.slope).clamp(*LOG_WORTH).exp()
@@ -253,7 +252,7 @@ class DifficultyProgram(nn.Module):
         return dist.TransformedDistribution(base, [AffineTransform(location[:, None], scale[:, None], event_dim=1)])
 
     def predicted(self, before: tuple[Tensor, Tensor, Tensor]) -> Distribution:
-        """p(z_t | last batch), for T batches."""
+        """p(z_t | last batch), of batch shape (T, 1), for T batches."""
         return self.context(self.encoder if self.prior is None else self.prior, *before)
 
     def logits(self, embeddings: Tensor, z: Tensor) -> Tensor:
@@ -266,7 +265,7 @@ class DifficultyProgram(nn.Module):
         return logits
 
     def belief(self, embeddings: Tensor, logits: Tensor, record: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and beta of the success rates, (..., B), from logits (..., B) and records (..., B, M, 2)."""
+        """alpha and beta of the success rates, of shape (..., B), from logits (..., B) and records (..., B, M, 2)."""
         mean, c = torch.sigmoid(logits).clamp(LEAST_RATE, 1 - LEAST_RATE), self.concentration(embeddings)
         own = (record * self.trust[:, None]).sum(-2) if self.declaration.own_record else record.new_zeros(2)
         return c * mean + own[..., 0], c * (1 - mean) + own[..., 1]
@@ -311,7 +310,7 @@ class DifficultyProgram(nn.Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> DifficultyProgram:
         """Move what the base distribution of z is made of along with the networks."""
         super()._apply(function, recurse)
-        for part in (*_laws(self.base), *_parts(self.base)):
+        for part in (*distributions.laws(self.base), *distributions.parts(self.base)):
             if not isinstance(part, nn.Module):
                 moved = {name: function(value) for name, value in vars(part).items() if isinstance(value, Tensor)}
                 vars(part).update(moved)
@@ -339,63 +338,3 @@ def _nothing(batches: Batches) -> Tensor:
 
 def _standard_normal(width: int) -> Distribution:
     return dist.Normal(0.0, 1.0).expand([width]).to_event(1)
-
-
-def _check_distribution(name: str, law: Any, events: int, what_works: str) -> None:
-    """CannotLower unless `law` has `events` dimensions of its own and a log density at any number it is asked about."""
-    if not isinstance(law, Distribution):
-        raise CannotLower(f"{name} is a {type(law).__name__}; {what_works}")
-    if len(law.batch_shape) or len(law.event_shape) != events:
-        shapes = f"batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}"
-        raise CannotLower(f"{name} has {shapes}; {what_works}")
-    for number in (-10.25, 0.0, 10.25):  # which the law has not drawn itself: a flow must find the way back
-        try:
-            with torch.no_grad():  # a flow remembers what it was asked, and is copied afterwards
-                density = law.log_prob(torch.full(law.event_shape, number))
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise CannotLower(
-                f"{name} has no log density at {number}, which it has not drawn: {reason}; {what_works}"
-            ) from error
-        if not bool(torch.isfinite(density)):
-            raise CannotLower(f"{name} has the log density {float(density)} at {number}; {what_works}")
-
-
-def _laws(law: Distribution) -> Iterator[Distribution]:
-    """A distribution, and those that it is made of."""
-    yield law
-    if isinstance(inner := getattr(law, "base_dist", None), Distribution):
-        yield from _laws(inner)
-
-
-def _parts(law: Distribution) -> Iterator[Transform]:
-    """The transforms that make a flow of z, one by one."""
-    waiting = [part for each in _laws(law) for part in getattr(each, "transforms", [])]
-    while waiting:
-        part = waiting.pop(0)
-        if isinstance(part, ComposeTransform):
-            waiting = [*part.parts, *waiting]
-        else:
-            yield part
-
-
-def _distribution_name(law: Distribution) -> str:
-    if isinstance(law, torch.distributions.Independent):
-        return f"{_distribution_name(law.base_dist)}.to_event({law.reinterpreted_batch_ndims})"
-    if isinstance(law, torch.distributions.TransformedDistribution):
-        parts = ", ".join(map(_transform_name, _parts(law)))
-        return f"{_distribution_name(law.base_dist)} through {parts}"
-    parameters = {name: getattr(law, name, None) for name in law.arg_constraints}
-    shown = {name: checks.summary(value) for name, value in parameters.items() if isinstance(value, Tensor)}
-    return f"{type(law).__name__} {shown}"
-
-
-def _transform_name(part: Transform) -> str:
-    """A transform with what it is made of; of a learned one, where its parameters start."""
-    entries = part.state_dict() if isinstance(part, nn.Module) else vars(part)
-    shown = {
-        name: checks.summary(torch.as_tensor(value))
-        for name, value in entries.items()
-        if isinstance(value, Tensor | float | int) and not name.startswith("_")
-    }
-    return f"{type(part).__name__} {shown}"

@@ -114,7 +114,7 @@ class AdditiveDecoder(nn.Module):
         return hidden @ self.last + embeddings @ self.skip + (z @ self.offset)[..., None] + self.bias
 
     def log_prior(self) -> Tensor:
-        """Log density of the weights, up to a constant: each Gaussian around where it started."""
+        """Log density of the weights, of shape (), up to a constant: each Gaussian around where it started."""
         spread = SKIP_SCALE / math.sqrt(self.last.numel())
         total = (self.skip / SKIP_SCALE).square().sum() + (self.last / spread).square().sum()
         total = total + (self.first.weight - self.start).square().sum() + self.first.bias.square().sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TypeAlias
@@ -256,7 +257,9 @@ def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None =
     Raises TypeError where it is no such array, ValueError for a wrong shape, or an entry that is not finite.
     """
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable")  # a file mapped for reading: nobody writes
+            tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of numbers (N, D); got {type(values).__name__}") from error
     if tensor.dtype == torch.bool or tensor.is_complex():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts
 from bayes_prompt.posteriors.beta import BetaBelief
 from bayes_prompt.posteriors.decoding import Decoding
-from bayes_prompt.posteriors.replay import Batch, Replay
+from bayes_prompt.posteriors.replay import BEFORE, Batch, Replay
 
 if TYPE_CHECKING:
     from bayes_prompt.models.difficulty import GenerativeDifficulty
 
+_WARM_BATCH = 256  # prompts of one batch of what was known before training
 _STORAGE = (torch.float32, torch.bfloat16)
 
 
@@ -134,14 +136,7 @@ class DifficultyPosterior(BetaBelief):
         rows = counts.index[counts.leader]
         if rows.numel():
             successes, trials = counts.successes[counts.leader], counts.trials[counts.leader]
-            record = self._own_record[:, :, rows].permute(2, 0, 1)
-            replay = self._replay.with_newest(Batch(self.step, rows, successes, trials, record.contiguous()))
-            self._fit.learn(
-                lambda: replay.draw(self.model.replay, self.model.recency),
-                self.model.gradient_steps,
-                rng.derived_seed(self.model.seed, self.step, rng.LEARNING),
-            )
-            self._replay = replay
+            self._learn(self.step, rows, successes, trials)
         for memory, kept in zip(self.model.memory, self._own_record, strict=False):
             kept *= memory**elapsed
         if rows.numel():
@@ -149,13 +144,26 @@ class DifficultyPosterior(BetaBelief):
         self._forget_answers()
         return seen
 
+    def _learn(self, step: int, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
+        """The gradient steps of one training step, for observed prompts (B,); nothing has changed where they fail."""
+        record = self._own_record[:, :, rows].permute(2, 0, 1).contiguous()
+        replay = self._replay.with_newest(Batch(step, rows, successes, trials, record))
+        seed = rng.derived_seed(self.model.seed, step % rng.STEP_LIMIT, rng.LEARNING)
+        draw = partial(replay.draw, self.model.replay, self.model.recency)
+        self._fit.learn(draw, self.model.gradient_steps, seed)
+        self._replay = replay
+
     def _add(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
         counts = torch.stack([successes, trials - successes]).to(self._own_record.dtype)
         self._own_record[:, :, rows] += counts
 
     def _warm_start(self, counts: Counts) -> None:
-        leader = counts.leader
-        self._add(counts.index[leader], counts.successes[leader], counts.trials[leader])
+        """The networks learn from what is known, in batches of random prompts, as many as the replay keeps."""
+        rows, successes, trials = (part[counts.leader] for part in (counts.index, counts.successes, counts.trials))
+        keys = rng.tie_keys(self.model.seed, 0, rows)
+        for part in keys.argsort(stable=True).split(_WARM_BATCH)[: self.model.capacity]:
+            self._learn(BEFORE, rows[part], successes[part], trials[part])
+        self._add(rows, successes, trials)
         self._forget_answers()
 
     # Checkpoints

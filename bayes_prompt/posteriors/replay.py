@@ -13,6 +13,7 @@ from bayes_prompt.checkpoint import require_keys, require_like, require_rows
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.difficulty import Batches
 
+BEFORE = -1  # the step of what was known before training
 _COLUMNS = ("rows", "successes", "trials", "record")
 
 
@@ -123,8 +124,8 @@ class Replay:
             and bool(
                 ((rows >= 0) & (rows < num_prompts) & (successes >= 0) & (successes <= trials) & (trials > 0)).all()
             )
-            and bool((when.diff() > 0).all())
-            and bool(((when >= 0) & (when < step)).all())
+            and bool(((when.diff() > 0) | (when[1:] == BEFORE)).all())
+            and bool(((when >= BEFORE) & (when < step)).all())
             and bool((torch.isfinite(state["record"]) & (state["record"] >= 0)).all())
         )
         if not good:

@@ -23,6 +23,8 @@ HELPERS = {"checks"}
 MODULES = [
     *("history", "errors", "checkpoint", "identities", "in_flight", "metrics", "selector", "recipes", "cli"),
     *("models.priors", "models.emission", "models.progress", "models.success_rate", "models.numerics"),
+    *("models.difficulty", "models.networks", "models.online_svi", "models.distributions", "recent", "embedding"),
+    *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
     *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select"),
 ]
 
@@ -51,8 +53,10 @@ class Thing:
 
     @property
     def signature(self) -> inspect.Signature | None:
-        """Of what is called; None for a class that inherits its constructor from elsewhere."""
+        """Of what is called; None for a protocol, or a class that inherits its constructor from elsewhere."""
         if inspect.isclass(self.value):
+            if getattr(self.value, "_is_protocol", False):
+                return None
             return inspect.signature(self.value) if "__init__" in vars(self.value) else None
         return inspect.signature(self.value)
 

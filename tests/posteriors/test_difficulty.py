@@ -292,7 +292,7 @@ def test_a_prompt_that_occurs_twice_counts_once() -> None:
 
 
 def test_known_rates_go_on_record() -> None:
-    posterior = make()
+    posterior = make(gradient_steps=0, latent=None)
     before = posterior.success_rate().clone()
     posterior.warm_start([2, 9, 2], [8, 0, 8], 8)
     assert posterior.own_record[2].tolist() == [[16.0, 0.0]] * 4
@@ -304,6 +304,29 @@ def test_known_rates_go_on_record() -> None:
     posterior.update(*rollouts(0))
     with pytest.raises(ValueError, match="warm_start must come before"):
         posterior.warm_start([0], [1], 2)
+
+
+@pytest.mark.parametrize("own_record", [True, False])
+def test_the_networks_learn_from_known_rates(own_record: bool) -> None:
+    """300 prompts are known, which makes two batches; 60 others are predicted from them, and a resumed run agrees."""
+    x = pool(360)
+    rates = rates_of(x, torch.tensor([2.0, -1.0, 0.5, 0.0]))
+    known = torch.arange(300)
+    successes = torch.binomial(torch.full((300,), 8.0), rates[:300], torch.Generator().manual_seed(3)).long()
+
+    def warm() -> DifficultyPosterior:
+        model = bp.GenerativeDifficulty(latent=None, gradient_steps=40, own_record=own_record)
+        posterior = model.posterior(embeddings=x)
+        posterior.warm_start(known, successes, 8)
+        return posterior
+
+    posterior, resumed = warm(), bp.GenerativeDifficulty(latent=None, gradient_steps=40, own_record=own_record)
+    assert correlation(posterior.predicted_rate()[300:], rates[300:]) > 0.9
+    again = resumed.posterior(embeddings=x)
+    again.load_state_dict(posterior.state_dict())
+    for each in (posterior, again):
+        each.update([1, 310], [8, 0], 8)
+    same(everything(posterior), everything(again))
 
 
 def test_evidence_is_that_of_the_beliefs_before_the_step() -> None:

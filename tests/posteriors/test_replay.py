@@ -144,7 +144,7 @@ def test_states_that_cannot_be_are_refused() -> None:
         *(("successes", 0, value) for value in (-1, 100)),
         *(("trials", 0, value) for value in (0, -1)),
         *(("size", 0, value) for value in (0, -1, 9)),
-        *(("step", entry, value) for entry, value in ((0, -1), (0, 2), (2, 6), (2, 1))),
+        *(("step", entry, value) for entry, value in ((0, -2), (0, 2), (2, 6), (2, 1))),
         ("record", 3, -0.5),
     ]:
         with pytest.raises(bp.CheckpointError, match="replay holds batches that cannot be"):
