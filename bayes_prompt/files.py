@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not."""
-    # The process's number keeps two runs apart, and the ending tells writers the format.
-    scratch = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    # The numbers of process and thread keep two writers apart, and the ending tells writers the format.
+    scratch = path.with_name(f".writing-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield scratch
         scratch.replace(path)

@@ -6,6 +6,7 @@ Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -30,6 +31,7 @@ from bayes_prompt.acquisition import (
 from bayes_prompt.models.difficulty import GenerativeDifficulty
 from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
+from bayes_prompt.posteriors import checks as posterior_checks
 from bayes_prompt.selector import PromptSelector
 
 
@@ -122,7 +124,10 @@ def gps(
     texts: Sequence[str] | None = None,
     embeddings: Tensor | np.ndarray | None = None,
     embedder: embedding.Embedder | None = None,
+    cache: bool | str | None = None,
+    progress: bool = False,
     size: str = "small",
+    storage: torch.dtype = torch.float32,
     published: bool = False,
     optimism: float = 0.5,
     diversity: float = 0.01,
@@ -135,7 +140,8 @@ def gps(
 
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice, of weights too.
     texts, embeddings: one of the two: N strings, embedded by `embedder` (default: WordLlama where it is installed) with
-    surface features beside, or (N, D) numbers. size: of the networks, "small", "base" or "paper".
+    surface features beside, or (N, D) numbers. cache, progress: of `embedding.embed`, for long jobs.
+    size: of the networks, "small", "base" or "paper". storage: torch.float32, or torch.bfloat16 for half the memory.
     published: as in the paper: counts are Binomial, there is no own record, and the utility is -(rate - 1/2) ** 2.
     optimism: at least 0. diversity: weight of distances in a batch and to the last two, at least 0; 0 picks the best.
 
@@ -144,14 +150,17 @@ def gps(
     if (texts is None) == (embeddings is None):
         raise ValueError("give texts or embeddings of the prompts, one of the two")
     if texts is not None:
-        found: Tensor | np.ndarray = embedding.features(texts, embedder)
+        if len(texts) != num_prompts:
+            raise ValueError(f"texts are {len(texts)}, not num_prompts = {num_prompts}")
+        found: Tensor | np.ndarray = embedding.features(texts, embedder, cache=cache, progress=progress)
     else:
         assert embeddings is not None
-        found = embeddings
-    if len(found) != num_prompts:
-        raise ValueError(
-            f"{'texts' if embeddings is None else 'embeddings'} are {len(found)}, not num_prompts = {num_prompts}"
-        )
+        given = posterior_checks.embeddings("embeddings", embeddings, num_prompts)
+        found = given if given.is_floating_point() else given.float()
+    for name, weight in (("optimism", optimism), ("diversity", diversity)):
+        posterior_checks.number(name, weight)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0; got {weight}")
     utility: Acquisition = QuadraticUtility() if published else InformativeProbability()
     if optimism and not published:
         utility = utility + UncertaintyBonus(optimism)
@@ -159,7 +168,7 @@ def gps(
     model = GenerativeDifficulty(
         size=size, likelihood="binomial" if published else "beta_binomial", own_record=not published, seed=seed
     )
-    return _selector(model, acquisition, num_prompts, batch_size, seed, options, embeddings=found)
+    return _selector(model, acquisition, num_prompts, batch_size, seed, options, embeddings=found, storage=storage)
 
 
 def _selector(

@@ -103,7 +103,9 @@ class PromptSelector:
     def select(
         self, candidates: Tensor | np.ndarray | Sequence[int] | None = None, batch_size: int | None = None
     ) -> Tensor:
-        """Pick distinct prompts, best first: row numbers (B,) int64. They are in flight from now on.
+        """Pick distinct prompts, best first (diverse ones in the order of choice): row numbers (B,) int64.
+
+        They are in flight from now on.
 
         They are on the CPU; of a posterior on a GPU they are there, and nothing waits for it unless so many prompts are
         in flight, or so few are candidates, that there might be too few to pick from. What is wrong with such a pick,
@@ -134,13 +136,14 @@ class PromptSelector:
             self._raise_unread()
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
-            fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
+            fresh, cut = self._pick(wanted - len(redrawn), wanted, mask, redrawn)
             missing = wanted - len(redrawn) - len(fresh)
             reused = self._reuse(missing, mask, redrawn, fresh) if missing else []
             new = torch.cat([fresh, torch.tensor(reused, dtype=torch.int64)]) if reused else fresh
             self._in_flight.redrawn(waiting)
             self._in_flight.send(new, self._selections)
             if len(new):
+                self._remember(new, wanted)
                 self._selections += 1
                 self._reused += len(reused)
                 self._last_cut = cut if len(fresh) else self._last_cut
@@ -383,10 +386,12 @@ class PromptSelector:
             )
         return scores, shortlist
 
-    def _top_b(self, scores: Tensor, wanted: int, allowed: Tensor | None, shortlist: Shortlist | None) -> Tensor:
+    def _best(
+        self, scores: Tensor, wanted: int, batch: int, allowed: Tensor | None, shortlist: Shortlist | None
+    ) -> Tensor:
+        """The best `wanted` prompts, (wanted,) on the device, of a pick of `batch`; -1 where fewer are allowed."""
         if isinstance(self.acquisition, Diverse):
-            begun = self._recent.begun_before(wanted)
-            picked = self.acquisition.choose(
+            return self.acquisition.choose(
                 scores,
                 wanted,
                 seed=self.seed,
@@ -394,11 +399,9 @@ class PromptSelector:
                 allowed=allowed,
                 first_prompt=self.posterior.first_prompt,
                 recent=self._recent.rows,
-                begun=begun,
+                begun=self._recent.begun_before(batch),
                 whole=self.batch_size,
             )
-            self._recent.add(picked, begun)
-            return picked
         return top_b(
             scores,
             wanted,
@@ -416,7 +419,7 @@ class PromptSelector:
         if not self.allow_in_flight:
             allowed = self._outings.available if mask is None else mask & self._outings.available
         scores, shortlist = self._ranking()
-        picked = self._top_b(scores, wanted, allowed, shortlist if mask is None else None)
+        picked = self._best(scores, wanted, wanted, allowed, shortlist if mask is None else None)
         values, sent_out = scores[picked], picked
         if not sure:
             nobody = picked < 0
@@ -424,8 +427,9 @@ class PromptSelector:
             values, sent_out = values.masked_fill(nobody, -torch.inf), picked.masked_fill(nobody, self.num_prompts)
         self._nan_picked |= values.isnan().any()
         self._outings.send_unread(sent_out, self._selections)
+        self._remember(picked, wanted)
         self._selections += 1
-        self._last_pick, self._last_cut = picked, values[-1]
+        self._last_pick, self._last_cut = picked, values.min()
         return picked.clone()
 
     def _land(self, rows: Tensor) -> None:
@@ -437,8 +441,13 @@ class PromptSelector:
         else:
             self._in_flight.land(rows)
 
-    def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
-        """The best `wanted` prompts that may be picked, (B,) on the CPU, and the score of the last.
+    def _remember(self, rows: Tensor, batch: int) -> None:
+        """Rows (B,) were picked anew, in a pick of `batch`; only diverse picks ask for it."""
+        if isinstance(self.acquisition, Diverse):
+            self._recent.add(rows, self._recent.begun_before(batch))
+
+    def _pick(self, wanted: int, batch: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
+        """The best `wanted` prompts that may be picked, (B,) on the CPU, of a pick of `batch`, and the lowest score.
 
         They are fewer where fewer there are.
         """
@@ -455,12 +464,12 @@ class PromptSelector:
             return nobody, 0.0
         scores, shortlist = self._ranking()
         # A shortlist's threshold is one for the whole pool.
-        picked = self._top_b(scores, min(wanted, free), allowed, shortlist if mask is None else None)
+        picked = self._best(scores, min(wanted, free), batch, allowed, shortlist if mask is None else None)
         values = scores[picked].cpu()
         if torch.isnan(values).any():
             prompt = int(picked.cpu()[values.isnan()][0])
             raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
-        return picked.cpu(), float(values[-1])
+        return picked.cpu(), float(values.min())
 
     def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
         """Who may be picked, (N,) or None for everyone, and how many they are: counted only where a mask is given."""

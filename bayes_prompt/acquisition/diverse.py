@@ -69,7 +69,7 @@ class Diverse(Acquisition):
         begun: int,
         whole: int,
     ) -> Tensor:
-        """The rows of `wanted` prompts (wanted,) int64, in the order of their choice; -1 where nobody is left.
+        """The rows of `wanted` prompts (wanted,) int64, in the order of their choice; -1 where nobody is allowed.
 
         recent: the last picks in order, of which the last `begun` belong to this batch of `whole` prompts.
         """
@@ -82,7 +82,12 @@ class Diverse(Acquisition):
         here = torch.ones(scores.numel(), dtype=torch.bool, device=device)
         if allowed is not None:
             here &= allowed.to(device)
-        here[chosen.to(device)] = False
+        others = here.clone()
+        others[chosen.to(device)] = False
+        if int(others.count_nonzero()) < wanted:  # prompts of this batch that may be picked again have to be
+            chosen = chosen[:0]
+        else:
+            here = others
         picked = self.pool.pick(
             scores.to(device),
             wanted,

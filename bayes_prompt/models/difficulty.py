@@ -30,6 +30,8 @@ LIKELIHOODS = ("beta_binomial", "binomial")
 LEAST_RATE = 1e-4
 LOG_WORTH = (math.log(1e-2), math.log(1e3))  # of the text, in pseudo-counts
 SLOPE_SCALE = 1.0  # standard deviation that the prior gives to log c over prompts
+START_WORTH = 2.0  # c where nothing is known
+TRUST_SCALE = 2.0  # standard deviation that the prior gives to log w
 MOST_EVIDENCE = 1e4  # pseudo-counts: beyond, float32 has no digits left for the differences of log gamma functions
 
 
@@ -80,7 +82,8 @@ class GenerativeDifficulty:
             Normal, low-rank, a flow with an inverse, which is learned too: what has a log density everywhere.
             "default": a standard Normal of the size's width; None: no z.
         output: prior of the decoder's logit at an observed prompt, of event shape (). None: flat.
-        likelihood: of counts: "beta_binomial", or "binomial", in which prompts have their mean rate exactly.
+        likelihood: of counts: "beta_binomial", or "binomial", in which prompts have their mean rate exactly; with own
+            records it tells c and w from one another by their priors alone.
         own_record: join a prompt's own record. False is GPS as published.
         memory: rates at which records are forgotten, each what is left after one step, in [0, 1].
         recency: in [0, 1], how much a batch counts for each step that it is older: the policy improves.
@@ -165,7 +168,7 @@ class GenerativeDifficulty:
         """The Pyro model and guide with fresh networks, drawn with `seed`, for embeddings of width `features`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return DifficultyProgram(self, checks.whole("features", features, 1))
+            return DifficultyProgram(self, checks.whole("features", features, 1)).float()
 
     def posterior(self, num_prompts: int | None = None, *, embeddings: Any, **options: Any) -> DifficultyPosterior:
         """The online state of N prompts under this model.
@@ -203,9 +206,9 @@ class DifficultyProgram(nn.Module):
     """The networks of a `GenerativeDifficulty`, with the Pyro model and guide over them.
 
     Sites: `z` (T, 1, Z) and `successes` (T, B), in the plates `batches` (dim -2) and `prompts` (dim -1); where there is
-    such a prior, the observed `output` (T, B); the priors of weights, as factors: `weights` of the decoder's, where it
-    has any, and `slope`. Parameters: those of the networks and of a flow; `log_concentration` () and `slope` (D,), so
-    that log c = log_concentration + slope . x; and `log_trust` (M,), the logarithm of w.
+    such a prior, the observed `output` (T, B); the priors of parameters, as factors: `weights` of the decoder's, where
+    it has any, and `evidence_prior` of c and w. Parameters: those of the networks and of a flow; `log_concentration` ()
+    and `slope` (D,), so that log c = log_concentration + slope . x; and `log_trust` (M,), the logarithm of w.
     """
 
     def __init__(self, declaration: GenerativeDifficulty, features: int) -> None:
@@ -220,18 +223,23 @@ class DifficultyProgram(nn.Module):
             )
             self.prior = None if declaration.prior is None else _made("prior", declaration.prior, features, latent)
         self.decoder = _made("decoder", declaration.decoder or partial(AdditiveDecoder, size=size), features, latent)
-        self.base = copy.deepcopy(declaration.base)
+        self.base, self.output = copy.deepcopy(declaration.base), copy.deepcopy(declaration.output)
         self.flow = nn.ModuleList(part for part in distributions.parts(self.base) if isinstance(part, nn.Module))
         memories = len(declaration.memory)
-        self.log_concentration = nn.Parameter(torch.tensor(math.log(2.0)))
+        self.log_concentration = nn.Parameter(torch.tensor(math.log(START_WORTH)))
         self.slope = nn.Parameter(torch.zeros(features))
-        self.log_trust = nn.Parameter(torch.full((memories,), -math.log(max(1, memories))))
+        self.start_trust = -math.log(max(1, memories))
+        self.log_trust = nn.Parameter(torch.full((memories,), self.start_trust))
 
     def concentration(self, embeddings: Tensor) -> Tensor:
         """c of shape (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
+        return self.worth(self.log_concentration + embeddings @ self.slope)
+
+    def worth(self, log_concentration: Tensor) -> Tensor:
+        """c from its logarithm, of any shape."""
         if self.declaration.likelihood == "binomial" and not self.declaration.own_record:
-            return torch.full_like(embeddings[..., 0], MOST_EVIDENCE)  # the rate is known with the context
-        return (self.log_concentration + embeddings @ self.slope).clamp(*LOG_WORTH).exp()
+            return torch.full_like(log_concentration, MOST_EVIDENCE)  # the rate is known with the context
+        return log_concentration.clamp(*LOG_WORTH).exp()
 
     @property
     def trust(self) -> Tensor:
@@ -271,13 +279,16 @@ class DifficultyProgram(nn.Module):
         return c * mean + own[..., 0], c * (1 - mean) + own[..., 1]
 
     def model(self, batches: Batches) -> None:
-        """p(counts, z)."""
+        """p(counts, z) of T batches."""
         declaration = self.declaration
         pyro.module("difficulty", self)
         log_prior = getattr(self.decoder, "log_prior", None)
         if callable(log_prior):
             pyro.factor("weights", log_prior())
-        pyro.factor("slope_prior", -0.5 * (self.slope / SLOPE_SCALE).square().sum())
+        # Without them c and w could leave the range in which the counts say anything about them, and never come back.
+        worth = (self.log_concentration - math.log(START_WORTH)).square()
+        trust = ((self.log_trust - self.start_trust) / TRUST_SCALE).square().sum()
+        pyro.factor("evidence_prior", -0.5 * (worth + trust + (self.slope / SLOPE_SCALE).square().sum()))
         with pyro.plate("batches", len(batches.weight), dim=-2):
             with _counted(declaration.kl_weight * batches.weight):
                 law = self.predicted(batches.before)
@@ -288,8 +299,8 @@ class DifficultyProgram(nn.Module):
                 _counted(batches.weight),
                 poutine.mask(mask=batches.present),
             ):
-                if declaration.output is not None:
-                    pyro.sample("output", declaration.output.expand(logits.shape), obs=logits)
+                if self.output is not None:
+                    pyro.sample("output", self.output.expand(logits.shape), obs=logits)
                 alpha, beta = self.belief(batches.embeddings, logits, batches.record)
                 counts: Any = dist.BetaBinomial(alpha, beta, batches.trials)
                 if declaration.likelihood == "binomial":
@@ -297,7 +308,7 @@ class DifficultyProgram(nn.Module):
                 pyro.sample("successes", counts, obs=batches.successes)
 
     def guide(self, batches: Batches) -> None:
-        """q(z | current batch)."""
+        """q(z | current batch) of T batches."""
         if not self.declaration.latent_width:
             return
         law = self.context(self.encoder, batches.embeddings, batches.rates, batches.present)
@@ -308,9 +319,10 @@ class DifficultyProgram(nn.Module):
             pyro.sample("z", law)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> DifficultyProgram:
-        """Move what the base distribution of z is made of along with the networks."""
+        """Move what the distributions are made of along with the networks."""
         super()._apply(function, recurse)
-        for part in (*distributions.laws(self.base), *distributions.parts(self.base)):
+        laws = [self.base] if self.output is None else [self.base, self.output]
+        for part in (part for law in laws for part in (*distributions.laws(law), *distributions.parts(law))):
             if not isinstance(part, nn.Module):
                 moved = {name: function(value) for name, value in vars(part).items() if isinstance(value, Tensor)}
                 vars(part).update(moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import pyro
@@ -18,6 +19,7 @@ from bayes_prompt.models.difficulty import Batches, DifficultyProgram
 
 _ENCODER_RATE = 0.1  # of the learning rate: what a Transformer takes, and the decoder's linear part is too slow with
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # signed, not negative, not negative
+_ONE_AT_A_TIME = RLock()
 _REMEDY = "; try a lower learning_rate"
 
 
@@ -41,7 +43,7 @@ class OnlineSVI:
         before = self.state()
         loss = float("nan")
         try:
-            with seeded(seed, self.program.slope.device), pyro.get_param_store().scope():
+            with torch.enable_grad(), seeded(seed, self.program.slope.device), pyro.get_param_store().scope():
                 svi = SVI(self.program.model, self.program.guide, self._optimizer, Trace_ELBO())
                 for _ in range(steps):
                     loss = float(svi.step(draw()))
@@ -113,17 +115,22 @@ class OnlineSVI:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators of the host and of `device`, seeded; afterwards they are what they were."""
+    """torch's global generators of the host and of `device`, seeded; afterwards they are what they were.
+
+    One thread at a time is let in, for Pyro's handlers and these generators belong to the whole process. A thread of
+    somebody else that draws from torch's global generators meanwhile changes what is drawn here, and is set back.
+    """
     generators = [torch.default_generator]
     if device.type == "cuda":
         generators.append(
             torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
         )
-    before = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
+    with _ONE_AT_A_TIME:
+        before = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,7 @@ from bayes_prompt.models.networks import AdditiveDecoder
 if TYPE_CHECKING:
     from bayes_prompt.models.difficulty import DifficultyProgram
 
+_LEAST_SPREAD = 1e-18  # float32 holds its inverse, and products with it
 _CHUNK = 1 << 14  # rows that a network of a researcher's own is shown at a time
 
 
@@ -34,27 +37,42 @@ class Decoding:
 
     def concentration(self) -> Tensor:
         """c (N,) float32, pseudo-counts that each prompt's text is worth."""
-        with torch.no_grad():
-            parts = torch.arange(len(self._pool), device=self._pool.device).split(_CHUNK)
-            return torch.cat([self._program.concentration(self.standardised(rows)) for rows in parts])
+        out = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
+        with undisturbed(self._pool.device), torch.no_grad():
+            weights = self._program.slope * self._scale
+            start = self._program.log_concentration - weights @ self._centre
+            for rows, part in zip(out.split(_CHUNK), self._pool.split(_CHUNK), strict=True):
+                rows.copy_(self._program.worth(part.float() @ weights + start))
+        return out
 
     def rates(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (N,) float32 of the success rate over contexts z (S, Z)."""
-        mean = torch.empty(len(self._pool), device=self._pool.device)
+        mean = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
         variance = torch.empty_like(mean)
-        with torch.no_grad():
+        with undisturbed(self._pool.device), torch.no_grad():
             decoder = self._program.decoder
             if type(decoder) is AdditiveDecoder and self._fits(decoder, len(z)):
                 tables, shifts, offsets = self._folded(decoder, z)
                 kernel = backends.load("difficulty_decoder", self._backend)
                 kernel.decode(self._pool, tables, shifts, offsets, 1, mean, variance, None)
             else:
-                for start in range(0, len(self._pool), _CHUNK):
-                    part = slice(start, start + _CHUNK)
-                    seen = self._seen(self._pool[part])
-                    rate = torch.stack([torch.sigmoid(self._program.logits(seen[None], each[None])[0]) for each in z])
-                    mean[part], variance[part] = rate.mean(0), rate.var(0, correction=0)
+                self._through_networks(z, mean, variance)
         return mean, variance
+
+    def _through_networks(self, z: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """The same without the kernel. The default decoder's product with the embeddings is shared by all draws."""
+        shared = type(self._program.decoder) is AdditiveDecoder
+        size = _CHUNK // 8 if shared else _CHUNK
+        for start in range(0, len(self._pool), size):
+            part = slice(start, start + size)
+            seen = self._seen(self._pool[part])[None]
+            logits = (
+                self._program.decoder(seen, z)
+                if shared
+                else torch.cat([self._program.logits(seen, each[None]) for each in z])
+            )
+            rate = torch.sigmoid(logits)
+            mean[part], variance[part] = rate.mean(0), rate.var(0, correction=0)
 
     def _seen(self, embeddings: Tensor) -> Tensor:
         return (embeddings.float() - self._centre) * self._scale
@@ -85,9 +103,23 @@ class Decoding:
         return tables, shifts.contiguous(), offsets.contiguous()
 
 
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """A trainer's inference mode and autocast do not reach in here: parameters learn, and numbers stay float32."""
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        yield
+
+
 def _moments(embeddings: Tensor) -> tuple[Tensor, float]:
     """The pool's mean (D,), and one over the root mean squared distance from it (1 where all are alike)."""
     count, parts = len(embeddings), embeddings.split(_CHUNK)
     centre = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
     square = sum(float((part.double() - centre).square().sum()) for part in parts) / count
-    return centre.float(), square**-0.5 if square > 1e-12 * float(centre.square().sum()) and square > 0 else 1.0
+    if square <= 1e-12 * float(centre.square().sum()) or square == 0:
+        return centre.float(), 1.0
+    if not _LEAST_SPREAD < square**0.5 < 1 / _LEAST_SPREAD:
+        raise ValueError(
+            f"embeddings must spread by between {_LEAST_SPREAD:g} and {1 / _LEAST_SPREAD:g} around their mean; "
+            f"these by {square**0.5:.3g}"
+        )
+    return centre.float(), square**-0.5

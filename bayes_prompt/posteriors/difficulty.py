@@ -17,7 +17,7 @@ from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts
 from bayes_prompt.posteriors.beta import BetaBelief
-from bayes_prompt.posteriors.decoding import Decoding
+from bayes_prompt.posteriors.decoding import Decoding, undisturbed
 from bayes_prompt.posteriors.replay import BEFORE, Batch, Replay
 
 if TYPE_CHECKING:
@@ -59,16 +59,17 @@ class DifficultyPosterior(BetaBelief):
             raise TypeError(f"storage must be torch.float32 or torch.bfloat16; got {storage}")
         given = checks.embeddings("embeddings", embeddings, num_prompts)
         super().__init__(len(given), device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
-        self.model = model
-        self.embeddings: Tensor = given.to(self.device, storage, copy=True).contiguous()
-        checks.embeddings(f"embeddings in {storage}", self.embeddings)
-        self._digest = _digest(self.embeddings)
-        self._fit = OnlineSVI(model.program(given.shape[1]).to(self.device))
-        self._decoding = Decoding(self._fit.program, self.embeddings, self.backend)
-        memories = len(model.memory) if model.own_record else 0
-        self._own_record = torch.zeros(memories, 2, self.num_prompts, device=self.device)
-        self._replay = Replay(model.capacity, memories, self.device, self._decoding.standardised)
-        self._answer: tuple[Tensor, Tensor] | None = None
+        with undisturbed(self.device):
+            self.model = model
+            self.embeddings: Tensor = given.to(self.device, storage, copy=True).contiguous()
+            checks.embeddings(f"embeddings in {storage}", self.embeddings)
+            self._digest = _digest(self.embeddings)
+            self._fit = OnlineSVI(model.program(given.shape[1]).to(self.device))
+            self._decoding = Decoding(self._fit.program, self.embeddings, self.backend)
+            memories = len(model.memory) if model.own_record else 0
+            self._own_record = torch.zeros(memories, 2, self.num_prompts, dtype=torch.float32, device=self.device)
+            self._replay = Replay(model.capacity, memories, self.device, self._decoding.standardised)
+            self._answer: tuple[Tensor, Tensor] | None = None
 
     @property
     def alpha(self) -> Tensor:  # type: ignore[override]
@@ -100,7 +101,8 @@ class DifficultyPosterior(BetaBelief):
         """Mean and variance (N,) of the decoder's rates over draws of z, a function of (seed, step, stream)."""
         from bayes_prompt.models.online_svi import seeded
 
-        with torch.no_grad(), seeded(rng.derived_seed(seed, step, stream), self.device):
+        draws = draws if self.model.latent_width else 1
+        with undisturbed(self.device), torch.no_grad(), seeded(rng.derived_seed(seed, step, stream), self.device):
             law = self._fit.program.predicted(self._replay.last())
             z = law.sample((draws,))[:, 0, 0]
         return self._decoding.rates(z)
@@ -150,7 +152,8 @@ class DifficultyPosterior(BetaBelief):
         replay = self._replay.with_newest(Batch(step, rows, successes, trials, record))
         seed = rng.derived_seed(self.model.seed, step % rng.STEP_LIMIT, rng.LEARNING)
         draw = partial(replay.draw, self.model.replay, self.model.recency)
-        self._fit.learn(draw, self.model.gradient_steps, seed)
+        with undisturbed(self.device):
+            self._fit.learn(draw, self.model.gradient_steps, seed)
         self._replay = replay
 
     def _add(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
@@ -161,8 +164,14 @@ class DifficultyPosterior(BetaBelief):
         """The networks learn from what is known, in batches of random prompts, as many as the replay keeps."""
         rows, successes, trials = (part[counts.leader] for part in (counts.index, counts.successes, counts.trials))
         keys = rng.tie_keys(self.model.seed, 0, rows)
-        for part in keys.argsort(stable=True).split(_WARM_BATCH)[: self.model.capacity]:
-            self._learn(BEFORE, rows[part], successes[part], trials[part])
+        before = self._fit.state(), self._replay
+        try:
+            for part in keys.argsort(stable=True).split(_WARM_BATCH)[: self.model.capacity]:
+                self._learn(BEFORE, rows[part], successes[part], trials[part])
+        except BaseException:
+            self._fit.restore(before[0])
+            self._replay = before[1]
+            raise
         self._add(rows, successes, trials)
         self._forget_answers()
 

@@ -76,7 +76,7 @@ class Replay:
             trials=trials.float(),
             record=record,
             present=trials > 0,
-            weight=torch.tensor(weight, device=self.device),
+            weight=torch.tensor(weight, dtype=torch.float32, device=self.device),
             before=self._seen([number - 1 for number in numbers]),
         )
 
@@ -124,7 +124,7 @@ class Replay:
             and bool(
                 ((rows >= 0) & (rows < num_prompts) & (successes >= 0) & (successes <= trials) & (trials > 0)).all()
             )
-            and bool(((when.diff() > 0) | (when[1:] == BEFORE)).all())
+            and bool(((when.diff() > 0) | ((when[1:] == BEFORE) & (when[:-1] == BEFORE))).all())
             and bool(((when >= BEFORE) & (when < step)).all())
             and bool((torch.isfinite(state["record"]) & (state["record"] >= 0)).all())
         )

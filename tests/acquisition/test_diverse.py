@@ -240,3 +240,25 @@ def test_utilities_must_be_finite_where_someone_may_be_picked(value: float) -> N
 def test_settings_that_cannot_be(make: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+def test_a_pick_is_full_where_prompts_of_its_batch_are_all_that_is_left() -> None:
+    selector = bp.recipes.gps(num_prompts=4, batch_size=4, embeddings=torch.eye(4), on_shortage="reuse")
+    for _ in range(3):
+        index = selector.select()
+        assert sorted(index.tolist()) == [0, 1, 2, 3]
+        selector.observe(index[:1], successes=[4], trials=8)
+        selector.advance()
+    again = bp.recipes.gps(num_prompts=8, batch_size=4, embeddings=torch.eye(8))
+    half = again.select(batch_size=2)
+    again.update(half, successes=[4, 4], trials=8)
+    assert sorted(again.select(candidates=half, batch_size=2).tolist()) == sorted(half.tolist())
+
+
+def test_the_lowest_score_of_a_pick_is_told() -> None:
+    features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    selector = bp.recipes.gps(num_prompts=50, batch_size=6, embeddings=features, diversity=1.0)
+    selector.update(torch.arange(20), successes=torch.arange(20) % 9, trials=8)
+    scores = selector.acquisition.scores(selector.posterior, 0, 0)
+    index = selector.select()
+    assert selector.explain(int(index[0]))["last_pick_cut"] == float(scores[index].min())

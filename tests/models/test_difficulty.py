@@ -104,7 +104,11 @@ def log_joint_of_counts(made: DifficultyProgram, batches: Batches, z: Tensor) ->
 
 
 def log_weights(made: DifficultyProgram) -> Tensor:
-    return made.decoder.log_prior().double() - 0.5 * (made.slope.double() / SLOPE_SCALE).square().sum()
+    """Priors of all weights, of c (log c about log 2, deviation 1) and of w (about equal shares, deviation 2)."""
+    off_c = made.log_concentration.double() - math.log(2.0)
+    off_w = (made.log_trust.double() + math.log(max(1, made.log_trust.numel()))) / 2
+    slope = (made.slope.double() / SLOPE_SCALE).square().sum()
+    return made.decoder.log_prior().double() - 0.5 * (slope + off_c.square() + off_w.square().sum())
 
 
 @pytest.mark.parametrize("likelihood", ["binomial", "beta_binomial"])
@@ -123,7 +127,7 @@ def test_the_sites_with_their_shapes_and_plates() -> None:
     guide = poutine.trace(made.guide).get_trace(batches)
     model = poutine.trace(poutine.replay(made.model, trace=guide)).get_trace(batches)
     sampled = {n for n, s in model.nodes.items() if s["type"] == "sample"}
-    assert sampled == {"z", "successes", "output", "weights", "slope_prior", "batches", "prompts"}
+    assert sampled == {"z", "successes", "output", "weights", "evidence_prior", "batches", "prompts"}
     assert {n for n, s in guide.nodes.items() if s["type"] == "sample"} == {"z", "batches"}
     for trace in (guide, model):
         assert trace.nodes["z"]["value"].shape == (T, 1, made.declaration.latent_width)
@@ -132,7 +136,7 @@ def test_the_sites_with_their_shapes_and_plates() -> None:
         site = model.nodes[name]
         assert site["is_observed"] and site["value"].shape == (T, B)
         assert {(f.name, f.dim, f.size) for f in site["cond_indep_stack"]} == {("batches", -2, T), ("prompts", -1, B)}
-    for name in ("weights", "slope_prior"):  # not multiplied by the batches
+    for name in ("weights", "evidence_prior"):  # not multiplied by the batches
         assert model.nodes[name]["cond_indep_stack"] == ()
     without = poutine.trace(program(latent=None, output=None).model).get_trace(batches)
     assert not {"z", "output"} & set(without.nodes)
