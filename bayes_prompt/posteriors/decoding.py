@@ -16,7 +16,7 @@ from bayes_prompt.models.networks import AdditiveDecoder
 if TYPE_CHECKING:
     from bayes_prompt.models.difficulty import DifficultyProgram
 
-_LEAST_SPREAD = 1e-18  # float32 holds its inverse, and products with it
+_LEAST_SPREAD = 1e-36  # float32 holds its inverse, and products with it
 _CHUNK = 1 << 14  # rows that a network of a researcher's own is shown at a time
 
 
@@ -37,8 +37,8 @@ class Decoding:
 
     def concentration(self) -> Tensor:
         """c (N,) float32, pseudo-counts that each prompt's text is worth."""
-        out = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
         with undisturbed(self._pool.device), torch.no_grad():
+            out = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
             weights = self._program.slope * self._scale
             start = self._program.log_concentration - weights @ self._centre
             for rows, part in zip(out.split(_CHUNK), self._pool.split(_CHUNK), strict=True):
@@ -47,9 +47,9 @@ class Decoding:
 
     def rates(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (N,) float32 of the success rate over contexts z (S, Z)."""
-        mean = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
-        variance = torch.empty_like(mean)
         with undisturbed(self._pool.device), torch.no_grad():
+            mean = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
+            variance = torch.empty_like(mean)
             decoder = self._program.decoder
             if type(decoder) is AdditiveDecoder and self._fits(decoder, len(z)):
                 tables, shifts, offsets = self._folded(decoder, z)

@@ -148,12 +148,13 @@ class DifficultyPosterior(BetaBelief):
 
     def _learn(self, step: int, rows: Tensor, successes: Tensor, trials: Tensor) -> None:
         """The gradient steps of one training step, for observed prompts (B,); nothing has changed where they fail."""
-        record = self._own_record[:, :, rows].permute(2, 0, 1).contiguous()
-        replay = self._replay.with_newest(Batch(step, rows, successes, trials, record))
         seed = rng.derived_seed(self.model.seed, step % rng.STEP_LIMIT, rng.LEARNING)
-        draw = partial(replay.draw, self.model.replay, self.model.recency)
         with undisturbed(self.device):
-            self._fit.learn(draw, self.model.gradient_steps, seed)
+            record = self._own_record[:, :, rows].permute(2, 0, 1).contiguous()
+            replay = self._replay.with_newest(Batch(step, rows.clone(), successes.clone(), trials.clone(), record))
+            self._fit.learn(
+                partial(replay.draw, self.model.replay, self.model.recency), self.model.gradient_steps, seed
+            )
         self._replay = replay
 
     def _add(self, rows: Tensor, successes: Tensor, trials: Tensor) -> None:

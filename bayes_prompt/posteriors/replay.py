@@ -88,7 +88,7 @@ class Replay:
             self._padded([nobody if batch is None else getattr(batch, name) for batch in known])
             for name in _COLUMNS[:3]
         )
-        return self._embeddings(rows), successes / trials.clamp_min(1), trials > 0
+        return self._embeddings(rows), successes.float() / trials.clamp_min(1), trials > 0
 
     @staticmethod
     def _padded(parts: list[Tensor]) -> Tensor:
