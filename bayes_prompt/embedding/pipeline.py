@@ -12,7 +12,7 @@ from bayes_prompt.embedding.cache import Cache, default_cache
 from bayes_prompt.embedding.embedders import Embedder, default
 from bayes_prompt.embedding.progress import Progress, told
 from bayes_prompt.embedding.scaling import Scaling
-from bayes_prompt.embedding.surface import SURFACE_FEATURES, surface_features
+from bayes_prompt.embedding.surface import SURFACE_FEATURES, SURFACE_NAME, surface_features
 from bayes_prompt.embedding.texts import checked, distinct
 from bayes_prompt.posteriors import checks
 
@@ -41,7 +41,8 @@ def embed(
             texts are found again by content and the embedder's name, so that a pool that has grown at its end, or a job
             that was interrupted, embeds only the blocks that are new. Damaged files are made anew, with a warning.
         batch_size: texts in one call of the embedder.
-        progress: True for a bar, or a function that is told (texts done, different texts in all).
+        progress: True for a bar, or a function that is told (texts done, different texts in all); with surface features
+            every text is done twice.
 
     Raises:
         TypeError: a text is no string (the first is named), the embedder is no function or has no name to cache by.
@@ -55,24 +56,15 @@ def embed(
         raise TypeError(f"embedder must be a function of texts; got {type(embedder).__name__}")
     store = _opened(cache, embedder)
     different, place = distinct(found)
-    blocks: list[np.ndarray] = []
     with told(progress, "embedding") as tell:
-        tell(0, len(different))
-        for start in range(0, len(different), BLOCK):
-            block = different[start : start + BLOCK]
-            rows = None if store is None else store.load(block)
-            if rows is None:
-                rows = _embed_block(embedder, block, batch_size, partial(_tell_on, tell, start, len(different)))
-                _check_finite(rows, start, place)
-                if store is not None:
-                    store.save(block, rows)
-            else:
-                tell(start + len(block), len(different))
-            blocks.append(rows)
-    _check_widths(blocks)
-    if surface:
-        blocks = [np.concatenate([np.concatenate(blocks), surface_features(different)], axis=1)]
-    vectors = np.concatenate(blocks)
+        total = (2 if surface else 1) * len(different)
+        tell(0, total)
+        vectors = _in_blocks(embedder, store, different, place, batch_size, partial(_tell_on, tell, 0, total))
+        if surface:
+            kept = _opened(cache, surface_features)
+            tell_on = partial(_tell_on, tell, len(different), total)
+            counted = _in_blocks(surface_features, kept, different, place, batch_size, tell_on)
+            vectors = np.concatenate([vectors, counted], axis=1)
     return vectors if len(different) == len(found) else vectors[place]
 
 
@@ -94,10 +86,35 @@ def features(
 def _opened(cache: bool | str | os.PathLike[str] | None, embedder: object) -> Cache | None:
     if cache is None or cache is False:
         return None
-    name = getattr(embedder, "name", None)
+    name = SURFACE_NAME if embedder is surface_features else getattr(embedder, "name", None)
     if not isinstance(name, str) or not name:
         raise TypeError("embedder must have a name, a string that says which vectors these are, to be cached by")
     return Cache(default_cache() if cache is True else cache, name)
+
+
+def _in_blocks(
+    embedder: Callable[[Sequence[str]], np.ndarray],
+    store: Cache | None,
+    different: list[str],
+    place: np.ndarray,
+    batch_size: int,
+    tell: Callable[[int], None],
+) -> np.ndarray:
+    """Vectors of the different texts, from the store where it has their block."""
+    blocks: list[np.ndarray] = []
+    for start in range(0, len(different), BLOCK):
+        block = different[start : start + BLOCK]
+        rows = None if store is None else store.load(block)
+        if rows is None:
+            rows = _embed_block(embedder, block, batch_size, lambda done, start=start: tell(start + done))  # type: ignore[misc]
+            _check_finite(rows, start, place)
+            if store is not None:
+                store.save(block, rows)
+        else:
+            tell(start + len(block))
+        blocks.append(rows)
+    _check_widths(blocks)
+    return np.concatenate(blocks)
 
 
 def _tell_on(tell: Callable[[int, int], None], before: int, total: int, done: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.checkpoint import require_keys, require_no_less
+from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.posteriors import checks
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bayes_prompt.models.difficulty import GenerativeDifficulty
 
 _WARM_BATCH = 256  # prompts of one batch of what was known before training
+_MOST_LOG_WORTH = 50.0  # of a checkpoint's c and w, whose priors keep them within a few of 0
 _STORAGE = (torch.float32, torch.bfloat16)
 
 
@@ -195,6 +197,12 @@ class DifficultyPosterior(BetaBelief):
             require_keys("posterior", state, ("version", "model", "step", "pending", "tensors", *mine))
         super()._check_state({name: entry for name, entry in state.items() if name not in mine})
         self._fit.check(state["fit"])
+        for name in ("log_concentration", "log_trust"):
+            values = state["fit"]["networks"][name]
+            if bool((values.abs() > _MOST_LOG_WORTH).any()):
+                raise CheckpointError(
+                    f"fit.networks.{name} must lie within {_MOST_LOG_WORTH} of 0; got {values.tolist()}"
+                )
         self._replay.check(state["replay"], self.num_prompts, state["step"])
 
     def _describe(self) -> dict[str, Any]:
