@@ -277,6 +277,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--plots", type=Path, help="folder of the plot")
     options = parser.parse_args()
+    for folder in filter(None, (options.out, options.plots)):
+        folder.mkdir(parents=True, exist_ok=True)
     if options.seeds < 2:
         parser.error("--seeds must be at least 2, for an interval")
     torch.set_num_threads(1)

@@ -83,6 +83,28 @@ def test_what_is_cached_is_not_embedded_again(tmp_path: Path, monkeypatch: pytes
     assert other.asked == ["a", "b"]
 
 
+def test_surface_features_are_cached_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    first = embed(
+        TEXTS, Lengths(), surface=True, cache=tmp_path, progress=lambda done, total: told.append((done, total))
+    )
+    assert told[0] == (0, 10) and told[-1] == (10, 10)  # five different texts, twice
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    monkeypatch.setattr(pipeline.np, "asarray", None)  # whatever is embedded passes by there
+    again = embed(TEXTS, Lengths(), surface=True, cache=tmp_path)
+    np.testing.assert_array_equal(again, first)
+
+
+def test_a_whole_file_of_other_rows_is_made_anew(tmp_path: Path) -> None:
+    embed(TEXTS, Lengths(), cache=tmp_path)
+    (file,) = tmp_path.glob("*.npy")
+    store = pipeline.Cache(tmp_path, "lengths-1")
+    store.save(["a", "", "banana", "été", "aa"], EXPECTED[:2])  # signed by its own digest, with too few rows
+    assert len(list(tmp_path.glob("*.npy"))) == 1 and file.exists()
+    with pytest.warns(UserWarning, match=r"it holds float32 of shape \(2, 2\) for 5 texts"):
+        np.testing.assert_array_equal(embed(TEXTS, Lengths(), cache=tmp_path), EXPECTED)
+
+
 def test_texts_are_not_run_together(tmp_path: Path) -> None:
     embed(["ab", "c"], Lengths(), cache=tmp_path)
     assert embed(["a", "bc"], Lengths(), cache=tmp_path)[:, 0].tolist() == [1, 2]
