@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from bayes_prompt.models import checks, distributions
 from bayes_prompt.models.networks import SIZES, AdditiveDecoder, TransformerEncoder
+from bayes_prompt.models.seeding import seeded
 
 if TYPE_CHECKING:
     from bayes_prompt.posteriors.difficulty import DifficultyPosterior
@@ -166,8 +167,7 @@ class GenerativeDifficulty:
 
     def program(self, features: int) -> DifficultyProgram:
         """The Pyro model and guide with fresh networks, drawn with `seed`, for embeddings of width `features`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, torch.device("cpu")):
             return DifficultyProgram(self, checks.whole("features", features, 1)).float()
 
     def posterior(self, num_prompts: int | None = None, *, embeddings: Any, **options: Any) -> DifficultyPosterior:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import RLock
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -16,10 +14,10 @@ from pyro.optim import Adam
 from bayes_prompt.checkpoint import require_keys, require_like, require_no_less
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.difficulty import Batches, DifficultyProgram
+from bayes_prompt.models.seeding import seeded
 
 _ENCODER_RATE = 0.1  # of the learning rate: what a Transformer takes, and the decoder's linear part is too slow with
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # signed, not negative, not negative
-_ONE_AT_A_TIME = RLock()
 _REMEDY = "; try a lower learning_rate"
 
 
@@ -111,26 +109,3 @@ class OnlineSVI:
         part = name.removeprefix("difficulty.").partition(".")[0]
         rate = self.program.declaration.learning_rate
         return {"lr": rate * (_ENCODER_RATE if part in ("encoder", "prior") else 1.0), "betas": (0.9, 0.99)}
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators of the host and of `device`, seeded; afterwards they are what they were.
-
-    One thread at a time is let in, for Pyro's handlers and these generators belong to the whole process. A thread of
-    somebody else that draws from torch's global generators meanwhile changes what is drawn here, and is set back.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(
-            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
-        )
-    with _ONE_AT_A_TIME:
-        before = [generator.get_state() for generator in generators]
-        try:
-            for generator in generators:
-                generator.manual_seed(seed)
-            yield
-        finally:
-            for generator, state in zip(generators, before, strict=True):
-                generator.set_state(state)

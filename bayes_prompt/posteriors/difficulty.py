@@ -101,7 +101,7 @@ class DifficultyPosterior(BetaBelief):
 
     def _decoded(self, draws: int, seed: int, step: int, stream: int) -> tuple[Tensor, Tensor]:
         """Mean and variance (N,) of the decoder's rates over draws of z, a function of (seed, step, stream)."""
-        from bayes_prompt.models.online_svi import seeded
+        from bayes_prompt.models.seeding import seeded
 
         draws = draws if self.model.latent_width else 1
         with undisturbed(self.device), torch.no_grad(), seeded(rng.derived_seed(seed, step, stream), self.device):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import bayes_prompt as bp
 from bayes_prompt.models.difficulty import Batches
-from bayes_prompt.models.online_svi import OnlineSVI, seeded
+from bayes_prompt.models.online_svi import OnlineSVI
+from bayes_prompt.models.seeding import seeded
 
 T, B, D = 2, 5, 3
 CPU = torch.device("cpu")

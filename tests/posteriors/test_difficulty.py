@@ -75,7 +75,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 def contexts(posterior: DifficultyPosterior) -> Tensor:
     """The rates (S, N) of the draws that the belief averages, float64, one context at a time."""
-    from bayes_prompt.models.online_svi import seeded
+    from bayes_prompt.models.seeding import seeded
 
     model = posterior.model
     with torch.no_grad(), seeded(rng.derived_seed(model.seed, posterior.step, rng.CONTEXT), torch.device("cpu")):
