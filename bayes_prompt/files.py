@@ -29,6 +29,13 @@ def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
     return folder
 
 
+def default_cache() -> Path:
+    """Where warm starts and embeddings are kept: $BAYES_PROMPT_CACHE, else bayes_prompt/ in the user's cache folder."""
+    if given := os.environ.get("BAYES_PROMPT_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayes_prompt"
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not."""

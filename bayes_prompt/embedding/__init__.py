@@ -10,12 +10,12 @@
 """
 
 from bayes_prompt.embedding.arrays import load_array
-from bayes_prompt.embedding.cache import default_cache
 from bayes_prompt.embedding.embedders import Embedder, SentenceTransformer, WordLlama, default
 from bayes_prompt.embedding.hashed import HashedNgrams
 from bayes_prompt.embedding.pipeline import embed, features
 from bayes_prompt.embedding.scaling import Scaling
 from bayes_prompt.embedding.surface import SURFACE_FEATURES, surface_features
+from bayes_prompt.files import default_cache
 
 __all__ = [
     "SURFACE_FEATURES",

@@ -15,13 +15,6 @@ from bayes_prompt.files import whole, writable_folder
 _DIGEST = hashlib.sha256().digest_size
 
 
-def default_cache() -> Path:
-    """Where embeddings are kept: $BAYES_PROMPT_CACHE, else bayes_prompt/ in the user's cache folder."""
-    if given := os.environ.get("BAYES_PROMPT_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayes_prompt"
-
-
 class Cache:
     """A folder of embedded blocks of texts.
 

@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from bayes_prompt.embedding.cache import Cache, default_cache
+from bayes_prompt.embedding.cache import Cache
 from bayes_prompt.embedding.embedders import Embedder, default
 from bayes_prompt.embedding.progress import Progress, told
 from bayes_prompt.embedding.scaling import Scaling
 from bayes_prompt.embedding.surface import SURFACE_FEATURES, SURFACE_NAME, surface_features
 from bayes_prompt.embedding.texts import checked, distinct
+from bayes_prompt.files import default_cache
 from bayes_prompt.posteriors import checks
 
 BLOCK = 4096  # different texts in one file of the cache: what an interrupted job loses at most

@@ -17,7 +17,7 @@ from trl import GRPOConfig
 
 from bayes_prompt import recipes
 from bayes_prompt.embedding import HashedNgrams
-from bayes_prompt.files import writable_folder
+from bayes_prompt.files import default_cache, writable_folder
 from bayes_prompt.history import History
 from bayes_prompt.posteriors.checks import integer
 from bayes_prompt.selector import PromptSelector
@@ -27,7 +27,7 @@ from bayes_prompt.testbed.results import Evaluation, NotWritten, RunResult
 from bayes_prompt.testbed.settings import Settings
 from bayes_prompt.testbed.surroundings import left_alone
 from bayes_prompt.testbed.tasks import Task, make_split
-from bayes_prompt.testbed.warm_start import Policy, default_cache, warm_start
+from bayes_prompt.testbed.warm_start import Policy, warm_start
 from bayes_prompt.trainers.trl import GRPOTrainer
 
 #: The methods that `run` knows: recipes by name.

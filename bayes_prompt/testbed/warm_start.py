@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -114,13 +113,6 @@ def warm_start(
             policy = made
             _save(policy, path)
     return policy
-
-
-def default_cache() -> Path:
-    """Where warm starts are kept: $BAYES_PROMPT_CACHE, else bayes_prompt/ in the user's cache folder."""
-    if given := os.environ.get("BAYES_PROMPT_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayes_prompt"
 
 
 def cache_key(settings: WarmStart, checked: list[Task], held_out: list[Task], seed: int) -> str:

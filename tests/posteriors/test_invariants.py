@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import bayes_prompt as bp
-from bayes_prompt.posteriors.beta import BetaPosterior
+from bayes_prompt.posteriors.beta import BetaBelief, BetaPosterior
 from bayes_prompt.posteriors.progress import ProgressPosterior
 
 N = 6
@@ -54,6 +54,20 @@ def check_progress(posterior: ProgressPosterior) -> None:
         assert bool(torch.isfinite(figure).all())
 
 
+def check_beta(posterior: BetaBelief, step: int) -> None:
+    for parameter in (posterior.alpha, posterior.beta):
+        assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
+    for figure in (
+        posterior.success_rate(),
+        posterior.informative_probability(8),
+        posterior.expected_variance(),
+        posterior.sample_success_rate(0, step),
+    ):
+        assert bool(((figure >= 0) & (figure <= 1)).all())
+    assert bool(torch.isfinite(posterior.entropy()).all())
+    assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+
+
 def eps(posterior: bp.Posterior) -> float:
     return torch.finfo(posterior.dtype).eps
 
@@ -91,17 +105,7 @@ def test_beta_stays_positive(
     posterior = model.posterior(N, backend=backend)
     for step, (index, successes, trials, elapsed) in enumerate(history):
         posterior.update(index, successes, trials, elapsed)
-        for parameter in (posterior.alpha, posterior.beta):
-            assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
-        for figure in (
-            posterior.success_rate(),
-            posterior.informative_probability(8),
-            posterior.expected_variance(),
-            posterior.sample_success_rate(0, step),
-        ):
-            assert bool(((figure >= 0) & (figure <= 1)).all())
-        assert bool(torch.isfinite(posterior.entropy()).all())
-        assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+        check_beta(posterior, step)
 
 
 @settings(max_examples=8, deadline=None)
@@ -118,17 +122,7 @@ def test_difficulty_stays_a_belief(own_record: bool, likelihood: str, learning_r
     posterior = model.posterior(embeddings=torch.eye(N))
     for step, (index, successes, trials, elapsed) in enumerate(history):
         posterior.update(index, successes, trials, elapsed)
-        for parameter in (posterior.alpha, posterior.beta):
-            assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
-        for figure in (
-            posterior.success_rate(),
-            posterior.informative_probability(8),
-            posterior.expected_variance(),
-            posterior.sample_success_rate(0, step),
-        ):
-            assert bool(((figure >= 0) & (figure <= 1)).all())
-        assert bool(torch.isfinite(posterior.entropy()).all())
-        assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+        check_beta(posterior, step)
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ import torch
 pytest.importorskip("transformers")
 
 from bayes_prompt import checkpoint
+from bayes_prompt.files import default_cache
 from bayes_prompt.testbed import warm_start as module
 from bayes_prompt.testbed.model import ModelSize, build_tokenizer, sample
 from bayes_prompt.testbed.tasks import make_split
-from bayes_prompt.testbed.warm_start import WarmStart, cache_key, default_cache, supervised_batch, warm_start
+from bayes_prompt.testbed.warm_start import WarmStart, cache_key, supervised_batch, warm_start
 
 TINY = WarmStart(
     size=ModelSize(hidden=32, layers=1, heads=2, feed_forward=32),
