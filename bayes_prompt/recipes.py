@@ -28,6 +28,7 @@ from bayes_prompt.acquisition import (
     UncertaintyBonus,
     Uniform,
 )
+from bayes_prompt.acquisition.diversity import check_weight
 from bayes_prompt.models.difficulty import GenerativeDifficulty
 from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
@@ -129,7 +130,7 @@ def gps(
     size: str = "small",
     storage: torch.dtype = torch.float32,
     published: bool = False,
-    optimism: float = 0.5,
+    optimism: float | None = None,
     diversity: float = 0.01,
     **options: Unpack[Options],
 ) -> PromptSelector:
@@ -143,12 +144,18 @@ def gps(
     surface features beside, or (N, D) numbers. cache, progress: of `embedding.embed`, for long jobs.
     size: of the networks, "small", "base" or "paper". storage: torch.float32, or torch.bfloat16 for half the memory.
     published: as in the paper: counts are Binomial, there is no own record, and the utility is -(rate - 1/2) ** 2.
-    optimism: at least 0. diversity: weight of distances in a batch and to the last two, at least 0; 0 picks the best.
+    optimism: at least 0, by default 0.5; not with `published`. diversity: weight of distances in a batch and to the
+    last two, in [0, 1e100]; 0 picks the best.
 
-    Raises ValueError where not one of texts and embeddings is given, or they are not of num_prompts prompts.
+    Raises ValueError where not one of texts and embeddings is given, they are not of num_prompts prompts, or an
+    argument comes with one that leaves it without effect.
     """
     if (texts is None) == (embeddings is None):
         raise ValueError("give texts or embeddings of the prompts, one of the two")
+    if texts is None and embedder is not None:
+        raise ValueError("embedder reads texts; embeddings were given")
+    if published and optimism is not None:
+        raise ValueError(f"optimism = {optimism} is not published: its utility has no such term")
     if texts is not None:
         if len(texts) != num_prompts:
             raise ValueError(f"texts are {len(texts)}, not num_prompts = {num_prompts}")
@@ -157,12 +164,14 @@ def gps(
         assert embeddings is not None
         given = posterior_checks.embeddings("embeddings", embeddings, num_prompts)
         found = given if given.is_floating_point() else given.float()
-    for name, weight in (("optimism", optimism), ("diversity", diversity)):
-        posterior_checks.number(name, weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name} must be finite and at least 0; got {weight}")
+    if optimism is None:
+        optimism = 0.0 if published else 0.5
+    posterior_checks.number("optimism", optimism)
+    if not 0 <= optimism < math.inf:
+        raise ValueError(f"optimism must be finite and at least 0; got {optimism}")
+    check_weight("diversity", diversity)
     utility: Acquisition = QuadraticUtility() if published else InformativeProbability()
-    if optimism and not published:
+    if optimism:
         utility = utility + UncertaintyBonus(optimism)
     acquisition = Diverse(utility, found, weight=diversity) if diversity else utility
     model = GenerativeDifficulty(

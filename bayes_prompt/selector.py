@@ -370,7 +370,7 @@ class PromptSelector:
         self._nan_picked.zero_()
         self._missing.zero_()
         if nan:
-            raise ValueError(f"{self._acquisition_name()} gave the score NaN to a prompt of an earlier pick")
+            raise ValueError(f"{self.acquisition!r} gave the score NaN to a prompt of an earlier pick")
         if missing:
             raise PromptShortage(
                 f"masks of candidates that lie on the device left earlier picks short of {missing} prompts, -1 there"
@@ -381,7 +381,7 @@ class PromptSelector:
         scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self._selections, self.batch_size)
         if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
             raise ValueError(
-                f"{self._acquisition_name()} must give scores of shape ({self.num_prompts},) on "
+                f"{self.acquisition!r} must give scores of shape ({self.num_prompts},) on "
                 f"{self.posterior.device}; got {tuple(scores.shape)} on {scores.device}"
             )
         return scores, shortlist
@@ -468,7 +468,7 @@ class PromptSelector:
         values = scores[picked].cpu()
         if torch.isnan(values).any():
             prompt = int(picked.cpu()[values.isnan()][0])
-            raise ValueError(f"{self._acquisition_name()} gave the score NaN to prompt {prompt}")
+            raise ValueError(f"{self.acquisition!r} gave the score NaN to prompt {prompt}")
         return picked.cpu(), float(values.min())
 
     def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
@@ -531,16 +531,11 @@ class PromptSelector:
             raise ValueError(f"batch_size must lie in [1, {available}], the size of {where}; got {size}")
         return size
 
-    def _acquisition_name(self) -> str:
-        """The acquisition with its settings; of a class that does not say them, its name."""
-        kind = type(self.acquisition)
-        return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(self.acquisition)
-
     def _agreed(self) -> dict[str, Any]:
         """What a checkpoint and the selector that loads it must share."""
         return {
             "seed": self.seed,
-            "acquisition": self._acquisition_name(),
+            "acquisition": repr(self.acquisition),
             "success_threshold": self.success_threshold,
             "ids": self._identities.fingerprint,
         }

@@ -68,7 +68,9 @@ def test_no_two_of_a_batch_are_copies() -> None:
         ({"embeddings": torch.eye(31)}, ValueError, r"embeddings must have shape \(30, D\)"),
         ({"embeddings": torch.full((30, 2), torch.nan)}, ValueError, "embeddings"),
         ({"embeddings": torch.eye(30), "size": "huge"}, ValueError, "size must be one of small, base, paper"),
-        ({"embeddings": torch.eye(30), "diversity": -1.0}, ValueError, "diversity must be finite and at least 0"),
+        ({"embeddings": torch.eye(30), "diversity": -1.0}, ValueError, "diversity must lie in .*; got -1.0"),
+        ({"embeddings": torch.eye(30), "embedder": len}, ValueError, "embedder reads texts"),
+        ({"embeddings": torch.eye(30), "optimism": 0.1, "published": True}, ValueError, "optimism .* not published"),
         ({"embeddings": torch.eye(30), "decy": 1}, TypeError, "no option 'decy'"),
     ],
 )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayes_prompt.acquisition.diversity import Diversity
+from bayes_prompt.acquisition.diversity import Diversity, check_weight
 from bayes_prompt.acquisition.scores import Acquisition
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
@@ -25,7 +24,7 @@ class Diverse(Acquisition):
     Args:
         utility: whose scores count, finite wherever a prompt may be picked.
         embeddings: (N, D) of the pool, or a `Diversity` that was prepared with them.
-        weight: finite, at least 0; use is .001 to .1.
+        weight: in [0, 1e100]; use is .001 to .1.
         batches: H, how many earlier batches to keep away from.
         metric, variant: "cosine" or "euclidean"; "min" (no two alike) or "sum". A `Diversity` has its own.
     """
@@ -42,10 +41,7 @@ class Diverse(Acquisition):
     ) -> None:
         if not isinstance(utility, Acquisition) or isinstance(utility, Diverse):
             raise TypeError(f"utility must be an Acquisition that is not Diverse; got {type(utility).__name__}")
-        checks.number("weight", weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be finite and at least 0; got {weight}")
-        self.utility, self.weight = utility, float(weight)
+        self.utility, self.weight = utility, check_weight("weight", weight)
         self.batches = checks.integer("batches", batches, 0)
         self.pool = (
             embeddings if isinstance(embeddings, Diversity) else Diversity(embeddings, metric=metric, variant=variant)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,6 +18,18 @@ from bayes_prompt.posteriors import checks
 
 if TYPE_CHECKING:
     from bayes_prompt.kernels.diverse_pick.cpu_projection import Projection
+
+
+MOST_WEIGHT = 1e100
+"""The largest weight of a distance: beyond it sums of distances could overflow."""
+
+
+def check_weight(name: str, weight: float) -> float:
+    """A weight of distances, as Python's own number; TypeError or ValueError otherwise."""
+    checks.number(name, weight)
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise ValueError(f"{name} must lie in [0, {MOST_WEIGHT:g}]; got {weight}")
+    return float(weight)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Diversity:
         Args:
             utility: (N,) float32 or float64 on the device of the embeddings, finite where allowed. The weights of use
                 for -(rate - 1/2)**2 or a probability are .001 to .1.
-            batch_size: between 1 and N. weight: finite, at least 0.
+            batch_size: between 1 and N. weight: in [0, 1e100].
             history: rows (M,) of the last batches; a row that occurs twice counts twice, and may be picked again.
             chosen: rows (C,), each once; not picked again. whole_batch: at least C + batch_size, its default.
             allowed: (N,) bool, or None for all. backend: "auto", "reference" or "cpu".
@@ -129,9 +140,7 @@ class Diversity:
                 f"got {utility.dtype} {tuple(utility.shape)} on {utility.device}"
             )
         batch_size = checks.integer("batch_size", batch_size, 1, size)
-        checks.number("weight", weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be finite and at least 0; got {weight}")
+        weight = check_weight("weight", weight)
         if allowed is not None and (allowed.dtype != torch.bool or allowed.shape != (size,)):
             raise ValueError(f"allowed must be bool of shape ({size},); got {allowed.dtype} {tuple(allowed.shape)}")
         earlier = checks.rows("history", [] if history is None else history, size)
@@ -151,7 +160,7 @@ class Diversity:
             raise ValueError(f"utility[{row}] = {float(worth[row])} must be finite")
         if allowed is not None:
             worth = torch.where(allowed, worth, -torch.inf)
-        terms = Terms(float(weight), self.variant, whole, earlier, already)
+        terms = Terms(weight, self.variant, whole, earlier, already)
         arguments = (self._vectors, worth, batch_size, terms, seed, step, first_prompt)
         naive = size * (len(earlier) + max(0, least - 1))
         if self._implementation(backend) == "cpu":

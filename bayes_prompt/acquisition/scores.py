@@ -28,6 +28,10 @@ class Acquisition(ABC):
         """
         return self.scores(posterior, seed, step), None
 
+    def __repr__(self) -> str:
+        """All that decides a pick, for checkpoints; of a class that does not say it, its name."""
+        return type(self).__qualname__
+
     def __add__(self, other: Acquisition) -> Acquisition:
         """The acquisition whose score is the sum of both."""
         if not isinstance(other, Acquisition):

@@ -15,6 +15,7 @@ from bayes_prompt.checkpoint import require_keys, require_no_less
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.tally import Observations
+from bayes_prompt.models.difficulty import LEAST_RATE
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts
 from bayes_prompt.posteriors.beta import BetaBelief
@@ -116,7 +117,7 @@ class DifficultyPosterior(BetaBelief):
         """
         program = self._fit.program
         c = self._decoding.concentration().double()
-        mean = mean.double().clamp(1e-5, 1 - 1e-5)
+        mean = mean.double().clamp(LEAST_RATE, 1 - LEAST_RATE)
         alone = mean * (1 - mean)
         worth = (c * (alone - variance.double()) / (alone + c * variance.double())).clamp(min=1e-2)
         alpha, beta = worth * mean, worth * (1 - mean)
