@@ -61,6 +61,16 @@ def real(name: str, values: Any) -> Tensor:
     return tensor
 
 
+def scalar(name: str, value: float | Tensor) -> Tensor:
+    """A number or a tensor of one, as a tensor () in float64; gradients reach the tensor."""
+    if not isinstance(value, Tensor):
+        number(name, value)
+        return torch.tensor(float(value), dtype=torch.float64)
+    if value.numel() != 1:
+        raise ValueError(f"{name} must be a single number; got shape {tuple(value.shape)}")
+    return real(name, value).double().reshape(())
+
+
 def entries(name: str, values: Tensor, good: Tensor, accepted: str) -> None:
     """Raise a ValueError naming the first entry of `values` where `good` is False."""
     if not bool(good.all()):

@@ -1,0 +1,302 @@
+"""How success rates move between steps: transition matrices over a grid's points, which all prompts share."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.models import checks
+from bayes_prompt.models.grid import Points
+
+
+class Drift(ABC):
+    """What a step does to a success rate. For a drift of your own derive from it: `transition`, `describe` are enough.
+
+    A drift may give prompts modes, such as frozen and moving, which nobody sees: states are then (mode, point), the
+    modes one after the other.
+    """
+
+    @property
+    def modes(self) -> int:
+        """How many modes there are."""
+        return 1
+
+    @property
+    def reach(self) -> float:
+        """The logit that a grid has to reach, as rates leave the prior's neighbourhood; 0 where they do not."""
+        return 6.0
+
+    def initial(self, mass: Tensor) -> Tensor:
+        """Probabilities (modes * K,) of the first state, given those of the points (K,)."""
+        return mass
+
+    @abstractmethod
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """(modes * K, modes * K) float64 [from, to], rows that sum to one: a step of `elapsed` time, 0 or more."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The drift as JSON-able numbers and strings: equal for those that move alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogitRandomWalk(Drift):
+    """The logit of the success rate makes a random walk: by the time t it has moved by Normal(trend t, scale**2 t).
+
+    On a grid: jumps to the neighbours at such rates that mean and variance are these, between ends that reflect. Atoms
+    at 0 and 1 stay. Source: KGPS (arXiv 2607.27610), whose process noise follows the policy's change: tell `elapsed`.
+
+    Args:
+        scale: standard deviation after one unit of time, at least 0; a number or a tensor (), which gradients reach.
+        trend: mean after one unit of time; likewise.
+
+    Raises ValueError or TypeError for a number out of range.
+    """
+
+    scale: float | Tensor = 0.3
+    trend: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        """Check both."""
+        scale, trend = checks.scalar("scale", self.scale), checks.scalar("trend", self.trend)
+        checks.entries("scale", scale, scale.isfinite() & (scale >= 0), "must be finite and at least 0")
+        checks.entries("trend", trend, trend.isfinite(), "must be finite")
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        variance = (checks.scalar("scale", self.scale) ** 2).clamp(min=1e-12)  # a trend alone has rates as well
+        trend = checks.scalar("trend", self.trend)
+        logit = points.logit[points.inner]
+        gaps = logit.diff()
+        outer = torch.cat([gaps[:1], gaps, gaps[-1:]])
+        widths = (outer[1:] + outer[:-1]) / 2  # of the points' cells
+        # Scharfetter and Gummel (1969): rates stay positive whatever the trend.
+        diffusion, x = variance / 2, 2 * trend * gaps / variance
+        up = diffusion / gaps / widths[:-1] * _bernoulli(-x)
+        down = diffusion / gaps / widths[1:] * _bernoulli(x)
+        none = torch.zeros(1, dtype=torch.float64)
+        up, down = torch.cat([up, none]), torch.cat([none, down])
+        rates = torch.diag(up[:-1], 1) + torch.diag(down[1:], -1) - torch.diag(up + down)
+        return _placed(torch.linalg.matrix_exp(rates * elapsed).clamp(min=0), points)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Drift`."""
+        return {"drift": "LogitRandomWalk", "scale": float(self.scale), "trend": float(self.trend)}
+
+
+@dataclass(frozen=True, eq=False)
+class Redraw(Drift):
+    """Sticky rates: mostly a rate stays, and now and then a new one is drawn from the prior.
+
+    Args:
+        probability: of a new rate within one unit of time, in [0, 1); a number or a tensor (), which gradients reach.
+
+    Raises ValueError or TypeError for a number out of range.
+    """
+
+    probability: float | Tensor = 0.05
+
+    def __post_init__(self) -> None:
+        """Check it."""
+        value = checks.scalar("probability", self.probability)
+        checks.entries("probability", value, (value >= 0) & (value < 1), "must lie in [0, 1)")
+
+    @property
+    def reach(self) -> float:
+        """None: a new rate is one of the prior's."""
+        return 0.0
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        stays = (1 - checks.scalar("probability", self.probability)) ** elapsed
+        here = torch.eye(len(points.logit), dtype=torch.float64)
+        return stays * here + (1 - stays) * points.mass
+
+    def describe(self) -> dict[str, Any]:
+        """See `Drift`."""
+        return {"drift": "Redraw", "probability": float(self.probability)}
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture(Drift):
+    """Some prompts are frozen and others move, and which is which is learned; a prompt may thaw, or freeze.
+
+    Args:
+        frozen: share of prompts that are frozen at the start, in (0, 1).
+        moving: how the others move; a drift of one mode.
+        thaw, freeze: probabilities of changing over within one unit of time, in [0, 1/2).
+
+    Raises ValueError or TypeError for a number out of range.
+    """
+
+    frozen: float | Tensor
+    moving: Drift
+    thaw: float = 0.0
+    freeze: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        share = checks.scalar("frozen", self.frozen)
+        checks.entries("frozen", share, (share > 0) & (share < 1), "must lie in (0, 1)")
+        if not isinstance(self.moving, Drift) or self.moving.modes != 1:
+            raise TypeError(f"moving must be a Drift of one mode; got {self.moving!r}")
+        for name in ("thaw", "freeze"):
+            value = getattr(self, name)
+            checks.number(name, value)
+            if not 0 <= value < 0.5:
+                raise ValueError(f"{name} must lie in [0, 1/2); got {value}")
+
+    @property
+    def modes(self) -> int:
+        """Frozen and moving."""
+        return 2
+
+    @property
+    def reach(self) -> float:
+        """That of the moving ones."""
+        return self.moving.reach
+
+    def initial(self, mass: Tensor) -> Tensor:
+        """See `Drift`."""
+        share = checks.scalar("frozen", self.frozen)
+        return torch.cat([share * mass, (1 - share) * mass])
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`. A prompt changes over first, and then moves or stays for the whole step."""
+        moves = self.moving.transition(points, elapsed)
+        stays = torch.eye(len(moves), dtype=torch.float64)
+        switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
+        if elapsed != 1.0:
+            switch = torch.linalg.matrix_exp(_generator(self.thaw, self.freeze) * elapsed)
+        return torch.cat([torch.cat([a * stays, b * moves], 1) for a, b in switch], 0)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Drift`."""
+        numbers = {"frozen": float(self.frozen), "thaw": float(self.thaw), "freeze": float(self.freeze)}
+        return {"drift": "Mixture", "moving": self.moving.describe(), **numbers}
+
+
+class FixedTransition(Drift):
+    """A transition matrix over the states of a grid that you bring.
+
+    Args:
+        matrix: (K, K) [from, to] float, entries of at least 0, rows that sum to one within 1e-6; copied. With
+            `elapsed` it is raised to a power, which has to be whole: a fractional one need not be a transition.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        values = checks.real("matrix", matrix).double()
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise ValueError(f"matrix must have shape (K, K); got {tuple(values.shape)}")
+        checks.entries("matrix", values, values.isfinite() & (values >= 0), "must be finite and at least 0")
+        total = values.sum(1)
+        checks.entries("the sum of matrix", total, (total - 1).abs() <= 1e-6, "must be 1 within 1e-6")
+        self.matrix = (values / total[:, None]).clone()
+
+    @property
+    def reach(self) -> float:
+        """None: the matrix says nothing of how far rates go."""
+        return 0.0
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        if len(self.matrix) != len(points.logit):
+            raise ValueError(f"matrix must have shape (K, K) for a grid of K = {len(points.logit)} points")
+        if elapsed != int(elapsed):
+            raise ValueError(f"elapsed must be a whole number for a FixedTransition; got {elapsed}")
+        return torch.linalg.matrix_power(self.matrix, int(elapsed))
+
+    def describe(self) -> dict[str, Any]:
+        """See `Drift`."""
+        return {"drift": "FixedTransition", "matrix": checks.summary(self.matrix.reshape(-1))}
+
+
+@dataclass(frozen=True, eq=False)
+class DriftBank:
+    """Several drifts, weighted online by how well each predicts the counts (Bayesian model averaging).
+
+    A prompt keeps one belief: after each look those of the members are averaged by their weights, so that a bank costs
+    little more than one drift (generalised pseudo-Bayes of order 1; Bar-Shalom, Li and Kirubarajan, 2001, ch. 11.6).
+    Weights are of the pool, and of every group, whose own evidence counts the more, the more of it there is.
+
+    Args:
+        members: drifts of the same number of modes, at least one.
+        memory: what is left of the evidence after one unit of time, in [0, 1]; below 1 the weights can turn.
+        pooling: how many looks of a group weigh as much as all of the pool together, at least 0.
+
+    Raises ValueError or TypeError for what is no such thing.
+    """
+
+    members: Sequence[Drift]
+    memory: float = 0.98
+    pooling: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        members = tuple(self.members)
+        if not members or not all(isinstance(member, Drift) for member in members):
+            raise TypeError(f"members must be one or more drifts; got {self.members!r}")
+        if len({member.modes for member in members}) > 1:
+            raise ValueError(f"members must have the same number of modes; got {[m.modes for m in members]}")
+        checks.unit_interval("memory", self.memory)
+        checks.number("pooling", self.pooling)
+        if not 0 <= self.pooling < float("inf"):
+            raise ValueError(f"pooling must be finite and at least 0; got {self.pooling}")
+        object.__setattr__(self, "members", members)
+
+    @property
+    def modes(self) -> int:
+        """Of every member."""
+        return self.members[0].modes
+
+    @property
+    def reach(self) -> float:
+        """The farthest of the members'."""
+        return max(member.reach for member in self.members)
+
+    def describe(self) -> dict[str, Any]:
+        """The bank as JSON-able numbers and strings."""
+        members = [member.describe() for member in self.members]
+        return {"drift": "DriftBank", "members": members, "memory": self.memory, "pooling": self.pooling}
+
+
+def own(drift: Any) -> Any:
+    """A copy whose tensors nobody else can change; gradients reach those that they were copied from."""
+    if drift is None:
+        return None
+    if isinstance(drift, DriftBank):
+        return DriftBank([own(member) for member in drift.members], drift.memory, drift.pooling)
+    new = copy.copy(drift)
+    for name, value in vars(new).items():
+        if isinstance(value, Tensor | Drift):
+            object.__setattr__(new, name, value.clone() if isinstance(value, Tensor) else own(value))
+    return new
+
+
+def _bernoulli(x: Tensor) -> Tensor:
+    """x / (exp(x) - 1), and its value 1 at 0."""
+    small = x.abs() < 1e-5
+    safe = torch.where(small, 1.0, x)
+    return torch.where(small, 1 - x / 2, safe / torch.expm1(safe))
+
+
+def _generator(thaw: float, freeze: float) -> Tensor:
+    """Rates of changing over whose effect within one unit of time is that of the two probabilities."""
+    total = thaw + freeze
+    if total == 0:
+        return torch.zeros(2, 2, dtype=torch.float64)
+    rate = -torch.log1p(torch.tensor(-total, dtype=torch.float64)) / total
+    return rate * torch.tensor([[-thaw, thaw], [freeze, -freeze]], dtype=torch.float64)
+
+
+def _placed(moves: Tensor, points: Points) -> Tensor:
+    """A transition between the points that are no atoms, with atoms that stay."""
+    whole = torch.eye(len(points.logit), dtype=torch.float64)
+    whole[points.inner, points.inner] = moves
+    return whole

@@ -1,0 +1,324 @@
+"""The posterior of `SuccessRate` on a grid: any prior, any drift, exact Bayes, evaluated lazily."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels.tally import Observations
+from bayes_prompt.models.drift import DriftBank
+from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.base import Counts, Posterior
+from bayes_prompt.posteriors.count_law import CountLaw
+from bayes_prompt.posteriors.drift_weights import DriftWeights
+from bayes_prompt.posteriors.propagators import CAPACITY, Propagators
+
+if TYPE_CHECKING:
+    from bayes_prompt.models.success_rate import SuccessRate
+
+MOST_GROUPS = 64
+"""Of a pool with a `DriftBank`, each of which has tables of its own."""
+_CHUNK = 1 << 16  # rows whose beliefs are made at a time
+
+
+class GridPosterior(Posterior):
+    """Probabilities of K success rates for each of N prompts.
+
+    What is stored is a prompt's belief right after its last observation, and when that was; what has drifted since then
+    is in one matrix for all prompts observed in the same step (`Propagators`). Prompts that were never observed share
+    the belief of their group. So a step costs the observed rows, and a question one pass over N x K numbers.
+
+    Args:
+        model: the declaration, which has a grid.
+        num_prompts: N. The other keywords are those of `Posterior`.
+        groups: (N,) integers from 0 up, the group of each prompt (a data set, a task, a cluster), or None for one.
+    """
+
+    def __init__(
+        self,
+        model: SuccessRate,
+        num_prompts: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
+        first_prompt: int = 0,
+        groups: checks.IntegersLike | None = None,
+    ) -> None:
+        super().__init__(num_prompts, device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
+        self.model = model
+        tables = model.lower_grid()
+        self._modes = tables.modes
+        self._law = CountLaw(tables.points, self.device)
+        self._rate = self._law.rate  # (K,) float64, as all tables are
+        self._initial = tables.initial.detach().to(self.device)  # (members, states)
+        states = self._initial.shape[1]
+        self._groups, self._num_groups = self._checked_groups(groups)
+        self._weights = DriftWeights(model.drift, self._num_groups, self.device)
+        self._propagators = Propagators(tables.transition, len(self._initial), states, self.device)
+        # Beliefs of the prompts of a group that were never observed, by drift: (members, groups, states).
+        self._unseen = self._initial[:, None].repeat(1, self._num_groups, 1)
+        self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
+        self._slot = -1 - self._groups  # see kernels.grid_filter
+        self._answer: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def grid(self) -> Tensor:
+        """The success rates (K,), ascending."""
+        return self._rate.to(self.dtype)
+
+    @property
+    def belief(self) -> Tensor:
+        """P(success rate at the coming rollout | everything seen), (N, K); worked out when asked for."""
+        return torch.cat([self._by_point(self._predicted(part)) for part in self._chunks()])
+
+    @property
+    def groups(self) -> Tensor:
+        """The group of each prompt, (N,) int64."""
+        return self._groups.long()
+
+    def drift_weights(self) -> Tensor:
+        """How much each member of a `DriftBank` counts, (R, J) by group, rows that sum to one."""
+        return self._weights.now().to(self.dtype)
+
+    # What an acquisition may ask
+
+    def success_rate(self, index: Tensor | None = None) -> Tensor:
+        """Expected success rate of one rollout, (N,), or (B,) for the rows `index`."""
+        return self._worth(self._rate, index)
+
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
+        """P(0 < successes < trials), (N,), or (B,) for the rows `index`."""
+        if not isinstance(trials, Tensor):
+            return self._worth(self._law.mixed(checks.group_size("trials", trials)), index)
+        size = self.num_prompts if index is None else index.numel()
+        each = checks.group_sizes("trials", trials, size).to(self.device)
+        out = torch.empty(size, dtype=self.dtype, device=self.device)
+        rows = torch.arange(size, device=self.device) if index is None else self._checked(index)
+        for trial in each.unique().tolist():
+            here = each == trial
+            out[here] = self._worth(self._law.mixed(trial), rows[here])
+        return out
+
+    def expected_variance(self, index: Tensor | None = None) -> Tensor:
+        """E[p (1 - p)], (N,), or (B,) for the rows `index`."""
+        return self._worth(self._rate * (1 - self._rate), index)
+
+    def entropy(self, index: Tensor | None = None) -> Tensor:
+        """Shannon entropy of the belief over the grid's points in nats, (N,) or (B,), between 0 and log K."""
+        parts = self._chunks() if index is None else [self._checked(index)]
+        beliefs = [self._by_point(self._predicted(part)) for part in parts]
+        return torch.cat([-torch.special.xlogy(belief, belief).sum(1) for belief in beliefs])
+
+    def sample_success_rate(self, seed: int, step: int) -> Tensor:
+        """One draw from every prompt's belief, (N,): points of the grid."""
+        out = torch.empty(self.num_prompts, dtype=torch.int64, device=self.device)
+        for part in self._chunks():
+            belief = self._by_point(self._predicted(part)).T.contiguous()
+            first = self.first_prompt + int(part[0])
+            self._kernel("thompson").sample_state(belief, seed, step, first, out[int(part[0]) : int(part[-1]) + 1])
+        return self.grid[out]
+
+    def look_gain(self, trials: int, threshold: float | Tensor) -> Tensor:
+        """See `Posterior`: exact, a sum over the outcomes of the coming look."""
+        trials = checks.group_size("trials", trials)
+        outcomes = torch.arange(trials + 1, device=self.device)
+        chance = self._tiled(self._law.log_chance(outcomes, torch.full_like(outcomes, trials)).exp())  # (O, states)
+        # What a state is worth one step later.
+        later = self._weights.of_pool() @ (self._propagators.transition(1.0) @ self._tiled(self._law.mixed(trials)))
+        worth = chance * later
+        by_slot, unseen = self._carried()
+        level = threshold.double() if isinstance(threshold, Tensor) else threshold
+        shared = torch.maximum(unseen @ worth.T, level * (unseen @ chance.T)).sum(1)
+        told, kept = (torch.empty(self.num_prompts, dtype=self.dtype, device=self.device) for _ in range(2))
+        tables = ((by_slot @ each.T).transpose(1, 2) for each in (chance, worth))
+        kernel, state = self._kernel("grid_filter"), (self._belief, self._slot)
+        cast = threshold.to(self.dtype) if isinstance(threshold, Tensor) else threshold
+        kernel.look(*state, *map(self._cast, tables), self._cast(shared), cast, told)
+        kernel.score(*state, self._cast(by_slot @ later), self._cast(unseen @ later), kept)
+        return (told - torch.maximum(kept, torch.as_tensor(cast, dtype=self.dtype, device=self.device))).clamp(min=0)
+
+    # What a posterior provides
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "model": self.model.describe(),
+            "groups": None if self._num_groups == 1 else _digest(self._groups),
+            "num_prompts": self.num_prompts,
+            "first_prompt": self.first_prompt,
+            "dtype": str(self.dtype),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "belief": self._belief,
+            "slot": self._slot,
+            "unseen": self._unseen,
+            "drift_evidence": self._weights.evidence,
+            "drift_looks": self._weights.looks,
+            "propagators": self._propagators.by_age,
+            "window": self._propagators.window,
+        }
+
+    def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
+        now, slot = float(tensors["window"][0]), tensors["slot"]
+        if not 0 <= now <= CAPACITY or now != int(now):
+            raise CheckpointError(f"posterior.tensors.window must start with a number of steps; got {now}")
+        seen = slot >= 0
+        if not bool(torch.where(seen, slot < (now + 1) * self._weights.tables, slot == -1 - self._groups).all()):
+            raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
+        for name in ("belief", "unseen", "propagators", "drift_looks"):
+            require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
+        total = tensors["belief"].double().sum(1)
+        bad = seen & ((total - 1).abs() > 1e-3)
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise CheckpointError(f"posterior.tensors.belief of prompt {row} sums to {float(total[row])}, not to 1")
+
+    def _forget_answers(self) -> None:
+        self._answer = None
+
+    def _apply(self, counts: Counts, elapsed: float) -> Observations:
+        moves = self._propagators.transition(elapsed)  # may refuse, so it comes before anything changes
+        if self._propagators.full:
+            self._settle()
+        log = self._law.log_chance(counts.successes, counts.trials)
+        largest = log.amax(1) if len(log) else log.sum(1)
+        likelihood = self._tiled((log - largest[:, None]).exp())
+        if self._weights.members > 1:
+            rows = counts.index[counts.leader]
+            evidence = self._member_evidence(rows, likelihood[counts.leader])
+            self._weights.learn(evidence, self._groups[rows].long(), elapsed)
+        predicted, chance, status = self._condition(counts, likelihood)
+        self._propagators.step(elapsed)
+        self._unseen = self._unseen @ moves
+        self._forget_answers()
+        by_point = self._by_point(predicted)
+        return Observations(
+            counts.index,
+            counts.successes,
+            counts.trials,
+            chance.log() + largest,
+            torch.zeros_like(largest),
+            status,
+            (by_point * self._law.mixed(counts.trials)).sum(1),
+            by_point @ self._rate,
+        )
+
+    def _condition(self, counts: Counts, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Condition the observed rows. Gives what had been predicted, (M, states) float64, its chances (M,), status."""
+        by_slot, unseen = map(self._cast, self._carried())
+        cast, now = self._cast(likelihood), self._propagators.now * self._weights.tables
+        predicted, status = torch.empty_like(cast), torch.empty_like(counts.index, dtype=torch.int32)
+        chance = torch.empty(len(cast), dtype=self.dtype, device=self.device)
+        kernel, decay = self._kernel("grid_filter"), self.model.decay
+        state = self._belief, self._slot, by_slot, unseen
+        if decay < 1:  # what is forgotten is forgotten after the prediction
+            kernel.predict(*state, counts.index, predicted)
+        prior = None if decay == 1 else self._cast(self._initial[0])
+        told = predicted if decay == 1 else None
+        kernel.advance(*state, counts.index, cast, now, told, chance, status, decay, prior)
+        if self._weights.tables > 1:
+            rows = counts.index[counts.leader]
+            self._slot[rows] = now + self._groups[rows]
+        wide = predicted.double()
+        return wide, (wide * likelihood).sum(1), status
+
+    def _member_evidence(self, rows: Tensor, likelihood: Tensor) -> Tensor:
+        """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
+        slot, group = self._slot[rows].long(), self._groups[rows].long()
+        outcome, which = likelihood.unique(dim=0, return_inverse=True)
+        steps, step = (slot // self._weights.tables).clamp(min=0).unique(return_inverse=True)
+        carried = self._propagators.by_age[:, self._propagators.now - steps]  # (J, steps, states, states)
+        pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
+        seen = (pulled * self._belief[rows].double()).sum(2)
+        unseen = (self._unseen[:, group] * likelihood).sum(2)
+        return torch.where(slot >= 0, seen, unseen).clamp(min=1e-300).log()
+
+    def _settle(self) -> None:
+        """Write the beliefs of the older half of the steps forward, and count the steps anew."""
+        tables, half = self._weights.tables, CAPACITY // 2
+        now = self._propagators.now * tables
+        by_slot, _ = self._carried()
+        self._kernel("grid_filter").settle(self._belief, self._slot, self._cast(by_slot), 0, half * tables, now)
+        if tables > 1:
+            self._slot += torch.where(self._slot == now, self._groups, 0)
+        self._slot -= torch.where(self._slot >= 0, half * tables, 0).int()
+        self._propagators.forget(half)
+        self._forget_answers()
+
+    def _warm_start(self, counts: Counts) -> None:
+        log = self._law.log_chance(counts.successes, counts.trials)
+        self._condition(counts, self._tiled((log - log.amax(1, keepdim=True)).exp()))
+        self._forget_answers()
+
+    # Inner workings
+
+    def _carried(self) -> tuple[Tensor, Tensor]:
+        """Transitions since each slot (slots, states, states), and beliefs of prompts that nobody saw (R, states)."""
+        if self._answer is None:
+            weights = self._weights.now()
+            by_slot, states = self._propagators.by_slot(), self._belief.shape[1]
+            if self._weights.members == 1:
+                self._answer = by_slot[0], self._unseen[0]
+            else:
+                mixed = torch.einsum("rj,jskl->srkl", weights, by_slot).reshape(-1, states, states)
+                self._answer = mixed, torch.einsum("rj,jrk->rk", weights, self._unseen)
+        return self._answer
+
+    def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
+        """A figure of each point (K,) averaged over the belief, (N,), or (B,) for the rows `index`."""
+        rows = slice(None) if index is None else self._checked(index)
+        belief, slot = self._belief[rows], self._slot[rows]
+        by_slot, unseen = self._carried()
+        tiled = self._tiled(utility)
+        out = torch.empty(len(slot), dtype=self.dtype, device=self.device)
+        tables = self._cast(by_slot @ tiled), self._cast(unseen @ tiled)
+        self._kernel("grid_filter").score(belief, slot, *tables, out)
+        return out
+
+    def _predicted(self, index: Tensor) -> Tensor:
+        """Beliefs now (B, states) of rows on this device."""
+        out = torch.empty(len(index), self._belief.shape[1], dtype=self.dtype, device=self.device)
+        tables = map(self._cast, self._carried())
+        self._kernel("grid_filter").predict(self._belief, self._slot, *tables, index, out)
+        return out
+
+    def _chunks(self) -> Iterator[Tensor]:
+        for start in range(0, self.num_prompts, _CHUNK):
+            yield torch.arange(start, min(start + _CHUNK, self.num_prompts), device=self.device)
+
+    def _by_point(self, states: Tensor) -> Tensor:
+        """Beliefs over points (B, K), of those over modes and points."""
+        return states.unflatten(1, (self._modes, -1)).sum(1)
+
+    def _tiled(self, values: Tensor) -> Tensor:
+        """Values of points (..., K) as values of modes and points."""
+        return values.repeat(*[1] * (values.ndim - 1), self._modes)
+
+    def _cast(self, table: Tensor) -> Tensor:
+        return table.to(self.dtype).contiguous()
+
+    def _checked_groups(self, groups: checks.IntegersLike | None) -> tuple[Tensor, int]:
+        """The groups (N,) int32 on this device, and how many there are."""
+        if groups is None:
+            return torch.zeros(self.num_prompts, dtype=torch.int32, device=self.device), 1
+        given = checks.integers("groups", groups, self.num_prompts)
+        if bool((given < 0).any()):
+            row = int((given < 0).nonzero()[0])
+            raise ValueError(f"groups[{row}] = {int(given[row])} must be at least 0")
+        number = int(given.max()) + 1
+        most = MOST_GROUPS if isinstance(self.model.drift, DriftBank) else self.num_prompts
+        if number > most:
+            raise ValueError(f"groups must be numbered below {most}; got {number - 1}")
+        return given.to(self.device, torch.int32), number
+
+
+def _digest(groups: Tensor) -> str:
+    return hashlib.sha256(groups.cpu().numpy().tobytes()).hexdigest()[:16]

@@ -1,0 +1,260 @@
+"""The grid filter compiled for the CPU (numba): rows one after the other, for each is a contiguous piece of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_prompt.kernels.grid_filter import (
+    check_advance,
+    check_look,
+    check_predict,
+    check_score,
+    check_settle,
+    look_tables,
+)
+from bayes_prompt.kernels.grid_filter.cpu_product import lanes, positive_part, summing
+from bayes_prompt.kernels.instructions import LINE, prefetch
+from bayes_prompt.kernels.progress_filter import UNEXPECTED
+from bayes_prompt.kernels.threads import compiled, inlined, over_rows
+
+PIECES_A_THREAD = 4  # rows that were never observed cost next to nothing, and may lie together
+WORTH_THREADS = 1 << 19  # products of two numbers: a good tenth of a millisecond, several times the cost of a wake-up
+AHEAD = 16  # rows: between those that were never observed, the processor does not guess which comes next
+
+
+def predict(
+    belief: Tensor, slot: Tensor, propagators: Tensor, shared: Tensor, index: Tensor | None, out: Tensor
+) -> None:
+    """See `reference.predict`; in the dtype of the tensors."""
+    check_predict(belief, slot, propagators, shared, index, out)
+    tables = _arrays(belief, slot, propagators, shared)
+    rows, to = (slot.new_empty(0, dtype=torch.int64) if index is None else index).numpy(), out.numpy()
+    _over(len(out), belief.shape[1] ** 2, lambda *range: _predict(*tables, rows, to, index is None, *range))
+
+
+def score(belief: Tensor, slot: Tensor, vectors: Tensor, shared_scores: Tensor, out: Tensor) -> None:
+    """See `reference.score`; in the dtype of the tensors."""
+    check_score(belief, slot, vectors, shared_scores, out)
+    arrays = _arrays(belief, slot, vectors, shared_scores, out)
+    _over(len(belief), belief.shape[1], lambda *range: _score(*arrays, *range))
+
+
+def look(
+    belief: Tensor,
+    slot: Tensor,
+    chances: Tensor,
+    worths: Tensor,
+    shared_values: Tensor,
+    threshold: float | Tensor,
+    out: Tensor,
+) -> None:
+    """See `reference.look`; in the dtype of the tensors."""
+    check_look(belief, slot, chances, worths, shared_values, threshold, out)
+    gains, without = look_tables(chances, worths, threshold)
+    tables, outcomes, states = gains.shape
+    width = lanes(gains.numpy().dtype)
+    side_by_side = gains.new_zeros(tables, states, -(-outcomes // width) * width)
+    side_by_side[:, :, :outcomes] = gains.transpose(1, 2)
+    arrays = _arrays(belief, slot, side_by_side, without, shared_values, out)
+    _over(len(belief), side_by_side[:1].numel(), lambda *range: _look(*arrays, *range))
+
+
+def advance(
+    belief: Tensor,
+    slot: Tensor,
+    propagators: Tensor,
+    shared: Tensor,
+    index: Tensor,
+    likelihood: Tensor,
+    now: int,
+    expected: Tensor | None,
+    chance: Tensor,
+    status: Tensor,
+    decay: float = 1.0,
+    prior: Tensor | None = None,
+) -> None:
+    """See `reference.advance`; beliefs now in the dtype of the tensors, the observation in float64."""
+    check_advance(belief, slot, propagators, shared, index, likelihood, now, expected, chance, status, decay, prior)
+    if expected is None:
+        expected = likelihood[:0]
+    if prior is None:
+        prior = likelihood[:0]
+    for out in (expected, chance, status):
+        out.zero_()
+    state = _arrays(belief, slot, propagators, shared)
+    seen = _arrays(index, likelihood, prior.reshape(-1, belief.shape[1]), expected, chance, status)
+    tiny, entries = torch.finfo(likelihood.dtype).tiny, max(1, len(index))
+    work = entries * belief.shape[1] ** 2 / max(1, len(belief))
+    _over(len(belief), work, lambda *range: _advance(*state, *seen, np.int32(now), decay, tiny, *range))
+
+
+def settle(belief: Tensor, slot: Tensor, propagators: Tensor, first: int, last: int, now: int) -> None:
+    """See `reference.settle`; in the dtype of the tensors."""
+    check_settle(belief, slot, propagators, first, last, now)
+    state = _arrays(belief, slot, propagators)
+    _over(len(belief), belief.shape[1] ** 2, lambda *range: _settle(*state, first, last, np.int32(now), *range))
+
+
+def _arrays(belief: Tensor, *others: Tensor) -> tuple[np.ndarray, ...]:
+    if belief.device.type != "cpu":
+        raise ValueError(f"belief must be on the CPU for this backend, got {belief.device}")
+    return tuple(tensor.detach().numpy() for tensor in (belief, *others))
+
+
+def _over(rows: int, work: float, task: Callable[[int, int], None]) -> None:
+    """Call task(start, stop) for ranges that make up the rows, of so much work each."""
+    if rows * work < WORTH_THREADS:
+        task(0, rows)
+    else:
+        over_rows(rows, task, PIECES_A_THREAD, min_rows=1)
+
+
+@summing
+def _dot(x, y):  # type: ignore[no-untyped-def]
+    total = x.dtype.type(0)
+    for k in range(len(x)):
+        total += x[k] * y[k]
+    return total
+
+
+@summing
+def _carry(row, table, to):  # type: ignore[no-untyped-def]
+    """to = row @ table, four rows of the table at a time."""
+    whole = len(row) - len(row) % 4
+    to[:] = 0
+    for j in range(0, whole, 4):
+        r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
+        t0, t1, t2, t3 = table[j], table[j + 1], table[j + 2], table[j + 3]
+        for i in range(len(to)):
+            to[i] += (r0 * t0[i] + r1 * t1[i]) + (r2 * t2[i] + r3 * t3[i])
+    for j in range(whole, len(row)):
+        r0, t0 = row[j], table[j]
+        for i in range(len(to)):
+            to[i] += r0 * t0[i]
+
+
+@inlined
+def _fetch(belief, slot, n):  # type: ignore[no-untyped-def]
+    """A hint that row n will be needed, if it has been observed."""
+    if slot[n] >= 0:
+        states = belief.shape[1]
+        for k in range(n * states, (n + 1) * states, LINE // belief.itemsize):
+            prefetch(belief.reshape(-1), k)
+
+
+@inlined
+def _now(belief, slot, propagators, shared, n, to):  # type: ignore[no-untyped-def]
+    if slot[n] < 0:
+        to[:] = shared[-1 - slot[n]]
+    else:
+        _carry(belief[n], propagators[slot[n]], to)
+
+
+@compiled
+def _predict(belief, slot, propagators, shared, index, out, everyone, first, last):  # type: ignore[no-untyped-def]
+    for m in range(first, last):
+        n = m if everyone else index[m]
+        if n < 0 or n >= len(belief):
+            out[m] = 0
+        else:
+            _now(belief, slot, propagators, shared, n, out[m])
+
+
+@compiled
+def _score(belief, slot, vectors, shared_scores, out, first, last):  # type: ignore[no-untyped-def]
+    for n in range(first, last):
+        _fetch(belief, slot, min(n + AHEAD, last - 1))
+        s = slot[n]
+        out[n] = _dot(belief[n], vectors[s]) if s >= 0 else shared_scores[-1 - s]
+
+
+@compiled
+def _look(belief, slot, gains, without, shared_values, out, first, last):  # type: ignore[no-untyped-def]
+    for n in range(first, last):
+        _fetch(belief, slot, min(n + AHEAD, last - 1))
+        s = slot[n]
+        if s < 0:
+            out[n] = shared_values[-1 - s]
+        else:
+            out[n] = _dot(belief[n], without[s]) + positive_part(belief[n], gains[s])
+
+
+@compiled
+def _advance(  # type: ignore[no-untyped-def]
+    belief,
+    slot,
+    propagators,
+    shared,
+    index,
+    likelihood,
+    prior,
+    expected,
+    chance,
+    status,
+    now,
+    decay,
+    tiny,
+    first,
+    last,
+):
+    """Entries of the rows [first, last), which are consecutive, for the index ascends."""
+    states = belief.shape[1]
+    moved, b = np.empty(states, belief.dtype), np.empty(states)
+    for m in range(np.searchsorted(index, first), np.searchsorted(index, last)):
+        n = index[m]
+        if m > 0 and index[m - 1] == n:
+            continue
+        _now(belief, slot, propagators, shared, n, moved)
+        for k in range(states):
+            b[k] = moved[k]
+        if decay < 1.0:
+            _forget(b, decay, prior[m if len(prior) == len(index) else 0])
+        if len(expected) > 0:
+            for k in range(states):
+                expected[m, k] = b[k]
+        L, row = likelihood[m], belief[n]
+        total, mass = 0.0, 0.0
+        for k in range(states):
+            total += b[k] * L[k]
+            mass += L[k]
+        if total > tiny:
+            chance[m] = total
+            for k in range(states):
+                row[k] = b[k] * L[k] / total
+        else:
+            status[m] = UNEXPECTED
+            for k in range(states):
+                row[k] = L[k] / mass
+        slot[n] = now
+
+
+@inlined
+def _forget(b, decay, prior):  # type: ignore[no-untyped-def]
+    """b becomes the normalised geometric mean of itself and the prior; it stays if they share no state."""
+    highest = -np.inf
+    for k in range(len(b)):
+        own = decay * np.log(b[k]) if decay > 0.0 else 0.0
+        highest = max(highest, own + (1.0 - decay) * np.log(np.float64(prior[k])))
+    if highest == -np.inf:
+        return
+    total = 0.0
+    for k in range(len(b)):
+        own = decay * np.log(b[k]) if decay > 0.0 else 0.0
+        b[k] = np.exp(own + (1.0 - decay) * np.log(np.float64(prior[k])) - highest)
+        total += b[k]
+    for k in range(len(b)):
+        b[k] /= total
+
+
+@compiled
+def _settle(belief, slot, propagators, from_slot, to_slot, now, first, last):  # type: ignore[no-untyped-def]
+    moved = np.empty(belief.shape[1], belief.dtype)
+    for n in range(first, last):
+        if from_slot <= slot[n] < to_slot:
+            _carry(belief[n], propagators[slot[n]], moved)
+            belief[n] = moved
+            slot[n] = now
