@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
     from bayes_prompt.models.difficulty import GenerativeDifficulty
+    from bayes_prompt.models.drift import Drift, DriftBank, FixedTransition, LogitRandomWalk, Mixture, Redraw
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
     from bayes_prompt.models.progress import SolvingProgress
+    from bayes_prompt.models.sharing import EmpiricalBayes
     from bayes_prompt.models.success_rate import SuccessRate
     from bayes_prompt.posteriors.base import Posterior
     from bayes_prompt.selector import PromptSelector
@@ -34,14 +36,21 @@ __all__ = [
     "BetaBinomialEmission",
     "CannotLower",
     "CheckpointError",
+    "Drift",
+    "DriftBank",
     "Emission",
+    "EmpiricalBayes",
+    "FixedTransition",
     "GenerativeDifficulty",
     "History",
+    "LogitRandomWalk",
+    "Mixture",
     "PartitionEmission",
     "Posterior",
     "PromptSelector",
     "PromptShortage",
     "PublishedEmission",
+    "Redraw",
     "SolvingProgress",
     "SuccessRate",
     "acquisition",
@@ -55,14 +64,21 @@ _HOME = {
     "BetaBinomialEmission": "bayes_prompt.models.emission",
     "CannotLower": "bayes_prompt.errors",
     "CheckpointError": "bayes_prompt.errors",
+    "Drift": "bayes_prompt.models.drift",
+    "DriftBank": "bayes_prompt.models.drift",
     "Emission": "bayes_prompt.models.emission",
+    "EmpiricalBayes": "bayes_prompt.models.sharing",
+    "FixedTransition": "bayes_prompt.models.drift",
     "GenerativeDifficulty": "bayes_prompt.models.difficulty",
     "History": "bayes_prompt.history",
+    "LogitRandomWalk": "bayes_prompt.models.drift",
+    "Mixture": "bayes_prompt.models.drift",
     "PartitionEmission": "bayes_prompt.models.emission",
     "Posterior": "bayes_prompt.posteriors.base",
     "PromptSelector": "bayes_prompt.selector",
     "PromptShortage": "bayes_prompt.errors",
     "PublishedEmission": "bayes_prompt.models.emission",
+    "Redraw": "bayes_prompt.models.drift",
     "SolvingProgress": "bayes_prompt.models.progress",
     "SuccessRate": "bayes_prompt.models.success_rate",
 }

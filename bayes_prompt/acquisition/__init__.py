@@ -3,6 +3,13 @@
 from bayes_prompt.acquisition.allocation import Allocation, RateBeliefs, allocate, expected_accuracy
 from bayes_prompt.acquisition.diverse import Diverse
 from bayes_prompt.acquisition.diversity import DiversePick, Diversity
+from bayes_prompt.acquisition.exploration import (
+    KnowledgeGradient,
+    LookIndex,
+    RevisitFloor,
+    ThompsonInformative,
+    UpperQuantile,
+)
 from bayes_prompt.acquisition.objectives import AnyCorrect, BestOfN, MajorityVote, Objective
 from bayes_prompt.acquisition.scores import (
     Acquisition,
@@ -30,15 +37,20 @@ __all__ = [
     "ExpectedVariance",
     "HistoryResampling",
     "InformativeProbability",
+    "KnowledgeGradient",
+    "LookIndex",
     "MajorityVote",
     "Objective",
     "PartialProbability",
     "QuadraticUtility",
     "RateBeliefs",
+    "RevisitFloor",
     "TargetSuccessRate",
+    "ThompsonInformative",
     "Threshold",
     "UncertaintyBonus",
     "Uniform",
+    "UpperQuantile",
     "allocate",
     "expected_accuracy",
     "top_b",

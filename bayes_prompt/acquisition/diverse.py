@@ -67,36 +67,41 @@ class Diverse(Acquisition):
     ) -> Tensor:
         """The rows of `wanted` prompts (wanted,) int64, in the order of their choice; -1 where nobody is allowed.
 
-        recent: the last picks in order, of which the last `begun` belong to this batch of `whole` prompts.
+        Prompts of this batch are picked again only where all others that are allowed have been.
+
+        recent: the last picks in order, of which the last `begun` belong to this batch of `whole` prompts. step: the
+        same for all parts of a batch.
         """
         if scores.numel() != self.pool.num_prompts:
             raise ValueError(f"embeddings are of {self.pool.num_prompts} prompts; the posterior has {scores.numel()}")
         home, device = scores.device, self.pool.values.device
         split = len(recent) - begun
         chosen, history = recent[split:], recent[max(0, split - self.batches * whole) : split]
-        chosen = chosen.unique()  # what was handed out twice lies in the batch once
+        chosen = torch.tensor(list(dict.fromkeys(chosen.tolist())), dtype=torch.int64)  # in the batch once, if out twice
         here = torch.ones(scores.numel(), dtype=torch.bool, device=device)
         if allowed is not None:
             here &= allowed.to(device)
         others = here.clone()
         others[chosen.to(device)] = False
-        if int(others.count_nonzero()) < wanted:  # prompts of this batch that may be picked again have to be
-            chosen = chosen[:0]
-        else:
-            here = others
-        picked = self.pool.pick(
-            scores.to(device),
-            wanted,
-            weight=self.weight,
-            seed=seed,
-            step=step,
-            history=history,
-            chosen=chosen,
-            allowed=here,
-            whole_batch=max(whole, len(chosen) + wanted),
-            first_prompt=first_prompt,
-        )
-        return picked.rows.to(home)
+        free = min(wanted, int(others.count_nonzero()))
+
+        def best(size: int, allowed: Tensor, beside: Tensor) -> Tensor:
+            picked = self.pool.pick(
+                scores.to(device),
+                size,
+                weight=self.weight,
+                seed=seed,
+                step=step,
+                history=history,
+                chosen=beside,
+                allowed=allowed,
+                whole_batch=max(whole, len(beside) + size),
+                first_prompt=first_prompt,
+            )
+            return picked.rows.to(home)
+
+        rows = best(free, others, chosen) if free else torch.zeros(0, dtype=torch.int64, device=home)
+        return rows if free == wanted else torch.cat([rows, best(wanted - free, here & ~others, rows)])
 
     def __add__(self, other: Acquisition) -> Diverse:
         """The same with the other's score added to the utility."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from bayes_prompt.kernels.diverse_pick.vectors import fixed_point
 from bayes_prompt.posteriors import checks
 
 if TYPE_CHECKING:
+    from bayes_prompt.kernels.diverse_pick.cpu import Search
     from bayes_prompt.kernels.diverse_pick.cpu_projection import Projection
 
 
@@ -39,7 +40,7 @@ class DiversePick:
     rows: (batch_size,) int64, in the order in which they were picked; -1 where no row was left. gains: (batch_size,)
     float64, what each added to the objective; -inf where no row was left. evaluated: products of two vectors, or of a
     vector and a sum of vectors, each of D operations; the greedy pick that computes every distance takes `naive` of
-    them. Neither counts the short vectors that bound the others.
+    them. Neither counts the short vectors that bound the others, nor what an earlier call has found out.
     """
 
     rows: Tensor
@@ -64,7 +65,8 @@ class Diversity:
     squared distance of the pool. Vectors are in fixed point (16 bits, see `kernels/diverse_pick/vectors.py`): equal
     vectors are 0 apart, and a pick is the same to the last bit however much of the work is spared.
 
-    On the CPU exact gains are computed only of rows whose bounds reach the best; on other devices of all rows.
+    On the CPU exact gains are computed only of rows whose bounds reach the best; on other devices of all rows. What was
+    found out about a batch that is not full yet, some 50 bytes a row, waits there for the call that goes on with it.
 
     Args:
         embeddings: (N, D) floating, N >= 1 and 1 <= D <= 65536, a tensor, an array or a memory map; copied (2 bytes a
@@ -92,6 +94,7 @@ class Diversity:
         held = embeddings.detach() if isinstance(embeddings, Tensor) else embeddings
         on_cpu = not isinstance(held, Tensor) or held.device.type == "cpu"
         self._vectors = fixed_point(held, metric, compiled=on_cpu and backends.resolve("auto", "cpu") == "cpu")
+        self._unfinished: dict[tuple[tuple[int, ...], tuple[int, ...]], Search] = {}  # by history and rows chosen
 
     @property
     def num_prompts(self) -> int:
@@ -121,7 +124,7 @@ class Diversity:
         """Pick `batch_size` rows more for a batch of which `chosen` have been picked already.
 
         Whoever draws one prompt at a time tells `whole_batch`, the size of the batch when it is full, and gets the
-        prompts that one call would have picked.
+        prompts that one call would have picked, for little more than its work if nothing else is picked meanwhile.
 
         Args:
             utility: (N,) float32 or float64 on the device of the embeddings, finite where allowed. The weights of use
@@ -134,6 +137,9 @@ class Diversity:
         Raises ValueError, TypeError or IndexError that names what is wrong.
         """
         size, device = self.num_prompts, self._vectors.values.device
+        for name, value in {"utility": utility, "allowed": utility if allowed is None else allowed}.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor of shape ({size},); got {type(value).__name__}")
         if utility.dtype not in (torch.float32, torch.float64) or utility.shape != (size,) or utility.device != device:
             raise ValueError(
                 f"utility must be float32 or float64 of shape ({size},) on {device}; "
@@ -161,16 +167,25 @@ class Diversity:
         if allowed is not None:
             worth = torch.where(allowed, worth, -torch.inf)
         terms = Terms(weight, self.variant, whole, earlier, already)
-        arguments = (self._vectors, worth, batch_size, terms, seed, step, first_prompt)
+        question = (worth, batch_size, terms, seed, step, first_prompt)
         naive = size * (len(earlier) + max(0, least - 1))
         if self._implementation(backend) == "cpu":
             from bayes_prompt.kernels.diverse_pick import cpu
 
-            projection = self._projection if self.variant == "sum" else None
-            return DiversePick(*cpu.pick(*arguments, projection=projection), naive)
+            past, before = tuple(earlier.tolist()), tuple(already.tolist())
+            search = self._unfinished.pop((past, before), None)
+            if search is None:
+                search = cpu.begin(self._vectors, terms, self._projection if self.variant == "sum" else None)
+            found = DiversePick(*cpu.go_on(search, *question), naive)
+            if least < whole and int(found.rows[-1]) >= 0:
+                self._unfinished = {(past, before + tuple(found.rows.tolist())): search}
+            return found
         from bayes_prompt.kernels.diverse_pick import reference
 
-        return DiversePick(*reference.pick(*arguments), naive)
+        return DiversePick(*reference.pick(self._vectors, *question), naive)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unfinished": {}}  # is found out again
 
     def _implementation(self, backend: str) -> str:
         device = self._vectors.values.device

@@ -223,13 +223,20 @@ class DifficultyProgram(nn.Module):
             )
             self.prior = None if declaration.prior is None else _made("prior", declaration.prior, features, latent)
         self.decoder = _made("decoder", declaration.decoder or partial(AdditiveDecoder, size=size), features, latent)
-        self.base, self.output = copy.deepcopy(declaration.base), copy.deepcopy(declaration.output)
+        self.base, self.output = _copied(declaration.base), _copied(declaration.output)
         self.flow = nn.ModuleList(part for part in distributions.parts(self.base) if isinstance(part, nn.Module))
         memories = len(declaration.memory)
         self.log_concentration = nn.Parameter(torch.tensor(math.log(START_WORTH)))
         self.slope = nn.Parameter(torch.zeros(features))
         self.start_trust = -math.log(max(1, memories))
         self.log_trust = nn.Parameter(torch.full((memories,), self.start_trust))
+
+    def at_rest(self) -> DifficultyProgram:
+        """Ready to predict and to be copied: dropout and the like are off, and no flow keeps a gradient's graph."""
+        self.eval()
+        for law in self._laws():
+            distributions.forget_graphs(law)
+        return self
 
     def concentration(self, embeddings: Tensor) -> Tensor:
         """c of shape (..., B), pseudo-counts that the text of prompts with embeddings (..., B, D) is worth."""
@@ -321,12 +328,14 @@ class DifficultyProgram(nn.Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> DifficultyProgram:
         """Move what the distributions are made of along with the networks."""
         super()._apply(function, recurse)
-        laws = [self.base] if self.output is None else [self.base, self.output]
-        for part in (part for law in laws for part in (*distributions.laws(law), *distributions.parts(law))):
+        for part in (part for law in self._laws() for part in (*distributions.laws(law), *distributions.parts(law))):
             if not isinstance(part, nn.Module):
                 moved = {name: function(value) for name, value in vars(part).items() if isinstance(value, Tensor)}
                 vars(part).update(moved)
         return self
+
+    def _laws(self) -> list[Distribution]:
+        return [self.base] if self.output is None else [self.base, self.output]
 
 
 @contextmanager
@@ -342,6 +351,12 @@ def _made(name: str, make: Network, features: int, latent: int) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"{name} must make an nn.Module from (D, Z); got a {type(network).__name__}")
     return network
+
+
+def _copied(law: Any) -> Any:
+    if law is not None:
+        distributions.forget_graphs(law)
+    return copy.deepcopy(law)
 
 
 def _nothing(batches: Batches) -> Tensor:

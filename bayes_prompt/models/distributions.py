@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Distribution, Transform
+from torch.distributions import ComposeTransform, Distribution, IndependentTransform, Transform
 
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks
@@ -36,7 +37,7 @@ def check(name: str, law: Any, events: int, what_works: str) -> None:
 def laws(law: Distribution) -> Iterator[Distribution]:
     """A distribution, and those that it is made of."""
     yield law
-    if isinstance(inner := getattr(law, "base_dist", None), Distribution):
+    for inner in _inside(law).values():
         yield from laws(inner)
 
 
@@ -47,12 +48,24 @@ def parts(law: Distribution) -> Iterator[Transform]:
         part = waiting.pop(0)
         if isinstance(part, ComposeTransform):
             waiting = [*part.parts, *waiting]
-        else:
-            yield part
+            continue
+        if isinstance(part, IndependentTransform):
+            waiting = [part.base_transform, *waiting]
+        yield part
+
+
+def forget_graphs(law: Distribution) -> None:
+    """Flows remember what they were asked last, graph and all, which cannot be copied: they keep the numbers alone."""
+    for keeper in (keeper for part in parts(law) for keeper in _within(part).values()):
+        for entry, value in vars(keeper).items():
+            if entry.startswith("_") and isinstance(value, Tensor | tuple):
+                vars(keeper)[entry] = tuple(map(_detached, value)) if isinstance(value, tuple) else _detached(value)
 
 
 def name(law: Distribution) -> str:
     """A distribution in words: equal for those that draw alike, a flow's with where its parameters start."""
+    if isinstance(law, dist.MaskedDistribution):
+        return f"{name(law.base_dist)}.mask({checks.summary(torch.as_tensor(law._mask))})"
     if isinstance(law, torch.distributions.Independent):
         return f"{name(law.base_dist)}.to_event({law.reinterpreted_batch_ndims})"
     if isinstance(law, torch.distributions.TransformedDistribution):
@@ -60,15 +73,36 @@ def name(law: Distribution) -> str:
         return f"{name(law.base_dist)} through {through}"
     parameters = {name: getattr(law, name, None) for name in law.arg_constraints}
     shown = {name: checks.summary(value) for name, value in parameters.items() if isinstance(value, Tensor)}
-    return f"{type(law).__name__} {shown}"
+    made_of = {entry: name(inner) for entry, inner in _inside(law).items()}
+    return f"{type(law).__name__} {shown}" + (f" of {made_of}" if made_of else "")
 
 
 def _transform(part: Transform) -> str:
     """A transform with what it is made of; of a learned one, where its parameters start."""
-    entries = part.state_dict() if isinstance(part, nn.Module) else vars(part)
+    learned = part.state_dict() if isinstance(part, nn.Module) else {}
+    plain = {
+        f"{path}.{entry}" if path else entry: value
+        for path, owner in _within(part).items()
+        for entry, value in vars(owner).items()
+        if not entry.startswith("_") and entry != "training"
+    }
     shown = {
         name: checks.summary(torch.as_tensor(value))
-        for name, value in entries.items()
-        if isinstance(value, Tensor | float | int) and not name.startswith("_")
+        for name, value in {**learned, **plain}.items()
+        if isinstance(value, Tensor | float | int)
     }
     return f"{type(part).__name__} {shown}"
+
+
+def _inside(law: Distribution) -> dict[str, Distribution]:
+    """The distributions that one is made of, by its own names for them."""
+    return {entry: value for entry, value in vars(law).items() if isinstance(value, Distribution)}
+
+
+def _within(part: Transform) -> dict[str, Any]:
+    """A transform and, by their paths, the modules that it is made of."""
+    return dict(part.named_modules()) if isinstance(part, nn.Module) else {"": part}
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -49,31 +49,39 @@ class Drift(ABC):
 class LogitRandomWalk(Drift):
     """The logit of the success rate makes a random walk: by the time t it has moved by Normal(trend t, scale**2 t).
 
+    With `repulsion`, rates are driven from the middle to the ends, as training does where one right answer brings more
+    of them: the mean move is trend + repulsion * tanh(logit / 2) = trend + repulsion * (2 rate - 1).
+
     On a grid: jumps to the neighbours at such rates that mean and variance are these, between ends that reflect. Atoms
     at 0 and 1 stay. Source: KGPS (arXiv 2607.27610), whose process noise follows the policy's change: tell `elapsed`.
 
     Args:
         scale: standard deviation after one unit of time, at least 0; a number or a tensor (), which gradients reach.
         trend: mean after one unit of time; likewise.
+        repulsion: what is added to it at a rate of 1, and taken from it at a rate of 0; likewise.
 
     Raises ValueError or TypeError for a number out of range.
     """
 
     scale: float | Tensor = 0.3
     trend: float | Tensor = 0.0
+    repulsion: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        """Check both."""
-        scale, trend = checks.scalar("scale", self.scale), checks.scalar("trend", self.trend)
+        """Check all of them."""
+        scale = checks.scalar("scale", self.scale)
         checks.entries("scale", scale, scale.isfinite() & (scale >= 0), "must be finite and at least 0")
-        checks.entries("trend", trend, trend.isfinite(), "must be finite")
+        for name in ("trend", "repulsion"):
+            value = checks.scalar(name, getattr(self, name))
+            checks.entries(name, value, value.isfinite(), "must be finite")
 
     def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
         """See `Drift`."""
         variance = (checks.scalar("scale", self.scale) ** 2).clamp(min=1e-12)  # a trend alone has rates as well
-        trend = checks.scalar("trend", self.trend)
         logit = points.logit[points.inner]
-        gaps = logit.diff()
+        gaps, between = logit.diff(), (logit[1:] + logit[:-1]) / 2
+        pull = checks.scalar("repulsion", self.repulsion) * torch.tanh(between / 2)
+        trend = checks.scalar("trend", self.trend) + pull
         outer = torch.cat([gaps[:1], gaps, gaps[-1:]])
         widths = (outer[1:] + outer[:-1]) / 2  # of the points' cells
         # Scharfetter and Gummel (1969): rates stay positive whatever the trend.
@@ -87,7 +95,8 @@ class LogitRandomWalk(Drift):
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
-        return {"drift": "LogitRandomWalk", "scale": float(self.scale), "trend": float(self.trend)}
+        numbers = {name: float(getattr(self, name)) for name in ("scale", "trend", "repulsion")}
+        return {"drift": "LogitRandomWalk", **numbers}
 
 
 @dataclass(frozen=True, eq=False)

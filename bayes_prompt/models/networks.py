@@ -49,7 +49,13 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.pair = nn.Linear(features + 2, size.width)
         layer = nn.TransformerEncoderLayer(
-            size.width, size.heads, 4 * size.width, dropout=0.0, batch_first=True, norm_first=True
+            size.width,
+            size.heads,
+            4 * size.width,
+            dropout=0.0,
+            activation=torch.relu,  # not "relu": torch's fused path for evaluation, which rounds otherwise, knows that
+            batch_first=True,
+            norm_first=True,
         )
         self.attention = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
         self.location = nn.Linear(size.width, latent)

@@ -29,7 +29,7 @@ class OnlineSVI:
     """
 
     def __init__(self, program: DifficultyProgram) -> None:
-        self.program = program
+        self.program = program.at_rest()
         self._optimizer = self._fresh()
 
     def learn(self, draw: Callable[[], Batches], steps: int, seed: int) -> float:
@@ -41,6 +41,7 @@ class OnlineSVI:
         before = self.state()
         loss = float("nan")
         try:
+            self.program.train()
             with torch.enable_grad(), seeded(seed, self.program.slope.device), pyro.get_param_store().scope():
                 svi = SVI(self.program.model, self.program.guide, self._optimizer, Trace_ELBO())
                 for _ in range(steps):
@@ -53,6 +54,8 @@ class OnlineSVI:
         except BaseException:
             self.restore(before)
             raise
+        finally:
+            self.program.at_rest()
         return loss
 
     def state(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class OnlineSVI:
                 if not kept:  # a parameter that nothing depends on has no gradient
                     continue
                 moments[name] = {moment: torch.as_tensor(kept[moment]).clone() for moment in _MOMENTS}
+                moments[name]["step"] = moments[name]["step"].float()  # whatever torch's default type is
         return {
             "networks": {name: value.detach().clone() for name, value in self.program.state_dict().items()},
             "moments": moments,

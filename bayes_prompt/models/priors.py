@@ -1,4 +1,4 @@
-"""Named priors over how prompts move between solving states.
+"""Named priors over how prompts move between solving states; and over success rates, from `models.rates`.
 
 Source of the named transition priors and of both initial ones: DPS, Dynamics-Predictive Sampling (arXiv 2603.10887),
 code maoyixiu/DPS, `recipe/dps/task_sampler.py`. The code stores them column-stochastic, `[to, from]`; here they are
@@ -14,6 +14,20 @@ from pyro.distributions import Dirichlet
 from torch import Tensor
 
 from bayes_prompt.models import checks
+from bayes_prompt.models.rates import Inflated as inflated
+from bayes_prompt.models.rates import histogram, logit_normal
+
+__all__ = [
+    "histogram",
+    "inflated",
+    "local",
+    "logit_normal",
+    "one_hot_initial",
+    "progress",
+    "stability",
+    "uniform",
+    "uniform_initial",
+]
 
 
 def uniform(a: float = 1.0, num_states: int = 3) -> Dirichlet:

@@ -17,6 +17,7 @@ from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks, grid
 from bayes_prompt.models.drift import Drift, DriftBank, own
 from bayes_prompt.models.grid import Points
+from bayes_prompt.models.sharing import EmpiricalBayes
 
 if TYPE_CHECKING:
     from bayes_prompt.history import History
@@ -78,6 +79,7 @@ class SuccessRate:
         drift: how rates move between steps: a `Drift`, or a `DriftBank` of several, weighted online.
         grid: K, the number of points, or the success rates themselves, (K,) ascending; None: a Beta belief where that
             is exact, else 41 points. Without a drift, counts of up to 2 K - 2 rollouts are filtered exactly.
+        sharing: on a grid, learn the prior of unobserved prompts from the others, by group; None leaves it as declared.
 
     Raises:
         CannotLower: `prior` has no density, or another shape; the message says what would work.
@@ -89,6 +91,7 @@ class SuccessRate:
     decay_unobserved: bool = False
     drift: Drift | DriftBank | None = None
     grid: int | Tensor | None = None
+    sharing: EmpiricalBayes | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -96,6 +99,8 @@ class SuccessRate:
         checks.flag("decay_unobserved", self.decay_unobserved)
         if not isinstance(self.drift, Drift | DriftBank | None):
             raise TypeError(f"drift must be a Drift, a DriftBank or None; got {type(self.drift).__name__}")
+        if not isinstance(self.sharing, EmpiricalBayes | None):
+            raise TypeError(f"sharing must be an EmpiricalBayes or None; got {type(self.sharing).__name__}")
         if not isinstance(self.prior, Distribution):
             raise CannotLower(f"prior is a {type(self.prior).__name__}; {grid.WHAT_WORKS}")
         if self.on_grid:
@@ -120,7 +125,8 @@ class SuccessRate:
     @property
     def on_grid(self) -> bool:
         """Whether beliefs are histograms on a grid, rather than Beta."""
-        return not isinstance(self.prior, Beta) or self.drift is not None or self.grid is not None
+        asked = (self.drift, self.grid, self.sharing)
+        return not isinstance(self.prior, Beta) or any(field is not None for field in asked)
 
     def lower(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> BetaTables:
         """The numbers the kernels need, evaluated in float64, then cast to `dtype` (float32 or float64) on `device`.
@@ -176,6 +182,7 @@ class SuccessRate:
                 "mass": checks.summary(points.mass),
                 "decay": float(self.decay),
                 "drift": None if self.drift is None else self.drift.describe(),
+                "sharing": None if self.sharing is None else self.sharing.describe(),
             }
         alpha, beta = self._parameters()
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import ModuleType
@@ -26,12 +26,13 @@ from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import RECORD, Books, Observations
-from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors import checks, looks
 from bayes_prompt.posteriors.checks import IntegersLike
 from bayes_prompt.transfer import sent
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
-STATE_VERSION = 3
+STATE_VERSION = 4
+_CHUNK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,22 @@ class Posterior(ABC):
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told_group_size = 0
         self._counted: tuple[list[tuple[Tensor, Tensor, Tensor]], Counts] = ([], self._counts([]))
-        self._counters: dict[str, Tensor] = {
-            "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
-            "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
-            "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
-            "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
-            "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
-            "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
-            "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
-            "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
-            "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
-        }
+        with torch.inference_mode(False):  # kept beyond this call, and written to
+            self._counters: dict[str, Tensor] = {
+                "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+                "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+                # One entry more: for the rows of calls that a check on the device refused.
+                "last_observed": torch.zeros(num_prompts + 1, dtype=torch.int32, device=self.device),
+                "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+                "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+                "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
+                "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
+                "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+                "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+                "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
+            }
+            self._record = torch.zeros(len(RECORD), dtype=torch.float64, device=self.device)
         self._books = Books(**{field.name: self._counters[field.name] for field in fields(Books)})
-        self._record = torch.zeros(len(RECORD), dtype=torch.float64, device=self.device)
 
     # What a trainer calls
 
@@ -138,6 +142,7 @@ class Posterior(ABC):
         self._kernel("tally").tally(seen, self._books, self._record)
         self._pending = []
         self.step += 1
+        self._counters["last_observed"].index_fill_(0, seen.index, self.step)
 
     def update(
         self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
@@ -204,6 +209,31 @@ class Posterior(ABC):
     def sample_success_rate(self, seed: int, step: int) -> Tensor:
         """One Thompson draw of every prompt's success rate, (N,): a function of (seed, step, prompt)."""
 
+    # What an explorer may ask: what a look at a prompt would teach
+
+    def look_index(self, trials: int, horizon: float) -> Tensor:
+        """P(0 < successes < trials), and what a look at the prompt would be worth, as a price (N,): `looks.index`.
+
+        trials: rollouts of the look. horizon: steps that it is of use for, at least 0; with 0 nothing is added.
+        """
+        return self._looked(trials, lambda now, chance, worth: looks.index(now, chance, worth, horizon))
+
+    def look_gain(self, trials: int, threshold: float) -> Tensor:
+        """What a look adds to the better of the prompt and one whose P(informative) is `threshold`, (N,): `looks.gain`.
+
+        trials: rollouts of the look. It is at least 0, and 0 where every outcome would leave the choice as it is.
+        """
+        return self._looked(trials, lambda now, chance, worth: looks.gain(chance, worth, threshold))
+
+    def informative_quantile(self, trials: int, level: float) -> Tensor:
+        """The `level` quantile of the success rate's own P(0 < successes < trials) under the belief, (N,).
+
+        The expectation is `informative_probability`. level: in (0, 1), above 1/2 for optimism.
+        """
+        trials, worth = checks.group_size("trials", trials), self._point_worth(checks.group_size("trials", trials))
+        parts = [looks.quantile(self._point_mass(part), worth, level) for part in self._chunks()]
+        return torch.cat(parts).to(self.dtype)
+
     # What an acquisition may ask for a pick of `batch` prompts: scores, which the next call or step may overwrite, and
     # where the posterior keeps one, the shortlist of the best
 
@@ -252,6 +282,11 @@ class Posterior(ABC):
     def visits(self) -> Tensor:
         """Steps in which each prompt was observed, (N,) int32."""
         return self._counters["visits"]
+
+    @property
+    def last_observed(self) -> Tensor:
+        """Steps that had passed after each prompt was last observed, (N,) int32: 0 for never, `step` for just now."""
+        return self._counters["last_observed"][: self.num_prompts]
 
     @property
     def solved(self) -> Tensor:
@@ -325,6 +360,8 @@ class Posterior(ABC):
                 require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
         for name in ("group_size", "told_group_size"):
             require_integer(f"posterior.tensors.{name}", int(state["tensors"][name]), 0, checks.MAX_TRIALS)
+        if bool((state["tensors"]["last_observed"] > state["step"]).any()):
+            raise CheckpointError("posterior.tensors.last_observed names a step that has not been")
         for name in ("visits", "solved"):
             most = state["step"] if name == "visits" else state["tensors"]["visits"]
             if bool((state["tensors"][name] > most).any()):
@@ -361,7 +398,38 @@ class Posterior(ABC):
     def _warm_start(self, counts: Counts) -> None:
         """Shape the belief by counts that were known before training."""
 
+    def _point_mass(self, index: Tensor) -> Tensor:
+        """The belief as probabilities (B, Q) of Q points, such as hidden states or success rates, float64."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
+
+    def _point_worth(self, trials: int) -> Tensor:
+        """P(0 < successes < trials) at each of these points, (Q,) float64."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
+
+    def _point_later(self, trials: int, index: Tensor) -> Tensor:
+        """The same one step later, expected at each of the points now: (Q,), or (B, Q) where prompts differ."""
+        return self._point_worth(trials)
+
+    def _point_chance(self, trials: int) -> Tensor:
+        """P(successes) at each of the points, (trials + 1, Q) float64."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
+
     # Shared inner workings
+
+    def _looked(self, trials: int, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """`answer` (N,) from P(informative) now (B,), and chance and worth (B, O) of the outcomes of a look."""
+        trials = checks.group_size("trials", trials)
+        chances, worth = self._point_chance(min(trials, looks.MOST_ROLLOUTS)), self._point_worth(trials)
+        out = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
+        for part in self._chunks():
+            mass, later = self._point_mass(part), self._point_later(trials, part)
+            out[part] = answer(mass @ worth, mass @ chances.T, (mass * later) @ chances.T).to(self.dtype)
+        return out
+
+    def _chunks(self) -> Iterator[Tensor]:
+        """Rows (B,) of so many prompts that their beliefs can be worked with at a time."""
+        for start in range(0, self.num_prompts, _CHUNK):
+            yield torch.arange(start, min(start + _CHUNK, self.num_prompts), device=self.device)
 
     def counts(self) -> Counts:
         """What the next `advance` will learn from, as kernels take it: nothing waits for the device."""

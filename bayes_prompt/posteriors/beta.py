@@ -13,7 +13,7 @@ from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models import checks as model_checks
-from bayes_prompt.posteriors import beta_functions, checks
+from bayes_prompt.posteriors import beta_functions, checks, looks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
 if TYPE_CHECKING:
@@ -54,6 +54,20 @@ class BetaBelief(Posterior):
         out = torch.empty_like(self.alpha)
         self._kernel("thompson").sample_beta(self.alpha, self.beta, seed, step, self.first_prompt, out)
         return out
+
+    def _point_mass(self, index: Tensor) -> Tensor:
+        """The Beta's density at `looks.rates`, made to sum to one."""
+        rate = looks.rates(self.device)
+        # With respect to the angle, in which the points are even: half a power less at either end.
+        alpha, beta = self.alpha[index].double()[:, None] - 0.5, self.beta[index].double()[:, None] - 0.5
+        return torch.softmax(alpha * rate.log() + beta * torch.log1p(-rate), 1)
+
+    def _point_worth(self, trials: int) -> Tensor:
+        rate = looks.rates(self.device)
+        return 1 - rate**trials - (1 - rate) ** trials
+
+    def _point_chance(self, trials: int) -> Tensor:
+        return looks.binomial(looks.rates(self.device), trials)
 
     def _rows(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
         if index is None:

@@ -7,7 +7,7 @@ import operator
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def integers(
         _refuse_wide(name, int(values), int(values))
         return torch.full((size,), int(values), dtype=torch.int64, device=device)
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        tensor = values if isinstance(values, Tensor) else _from_numpy(values)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be a one-dimensional array of integers; got {type(values).__name__}") from error
     if tensor.numel() == 0 and not isinstance(values, Tensor | np.ndarray):
@@ -215,7 +215,7 @@ def counts_from_rewards(
     unread: a bad row on a device is not read; its successes are BAD_REWARDS, which the check of counts there refuses.
     """
     try:
-        tensor = rewards if isinstance(rewards, Tensor) else torch.as_tensor(np.asarray(rewards))
+        tensor = rewards if isinstance(rewards, Tensor) else _from_numpy(rewards)
     except (TypeError, ValueError) as error:
         raise TypeError("rewards must be numbers in [0, 1] of shape (B, G), every row of the same length") from error
     if tensor.is_complex():
@@ -251,6 +251,14 @@ def _refuse_outside(values: Tensor, low: int, high: int, kind: type[Exception], 
         raise kind(f"{name}[{row}] = {int(values[row])} {accepted}")
 
 
+def _from_numpy(values: Any) -> Tensor:
+    """A tensor of an array's memory; of a copy where that has negative strides or a foreign byte order."""
+    array = np.asarray(values)
+    if min(array.strides, default=0) < 0 or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(array)
+
+
 def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None = None) -> Tensor:
     """`values` as a tensor (N, D) of finite real numbers, N >= 1 and D >= 1, where it is.
 
@@ -259,9 +267,11 @@ def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None =
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable")  # a file mapped for reading: nobody writes
-            tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+            tensor = values.detach() if isinstance(values, Tensor) else _from_numpy(values)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of numbers (N, D); got {type(values).__name__}") from error
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense array; got layout {tensor.layout}")
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must hold real numbers; got {tensor.dtype}")
     if tensor.ndim != 2 or 0 in tensor.shape or (num_prompts is not None and len(tensor) != num_prompts):

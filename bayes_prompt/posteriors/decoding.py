@@ -48,16 +48,26 @@ class Decoding:
     def rates(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (N,) float32 of the success rate over contexts z (S, Z)."""
         with undisturbed(self._pool.device), torch.no_grad():
-            mean = torch.empty(len(self._pool), dtype=torch.float32, device=self._pool.device)
-            variance = torch.empty_like(mean)
-            decoder = self._program.decoder
-            if type(decoder) is AdditiveDecoder and self._fits(decoder, len(z)):
-                tables, shifts, offsets = self._folded(decoder, z)
-                kernel = backends.load("difficulty_decoder", self._backend)
-                kernel.decode(self._pool, tables, shifts, offsets, 1, mean, variance, None)
-            else:
-                self._through_networks(z, mean, variance)
+            mean = torch.zeros(len(self._pool), dtype=torch.float32, device=self._pool.device)
+            variance, new, spread = torch.zeros_like(mean), torch.empty_like(mean), torch.empty_like(mean)
+            seen = 0
+            for part in z.split(difficulty_decoder.MAX_DRAWS):
+                self._rates(part, new, spread)
+                seen += len(part)
+                share, off = len(part) / seen, new - mean
+                variance.lerp_(spread, share).add_(off.square(), alpha=share * (1 - share))
+                mean.lerp_(new, share)
         return mean, variance
+
+    def _rates(self, z: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Fill in mean and variance (N,) over as many contexts z (S, Z) as the kernel takes."""
+        decoder = self._program.decoder
+        if type(decoder) is AdditiveDecoder and self._fits(decoder):
+            tables, shifts, offsets = self._folded(decoder, z)
+            kernel = backends.load("difficulty_decoder", self._backend)
+            kernel.decode(self._pool, tables, shifts, offsets, 1, mean, variance, None)
+        else:
+            self._through_networks(z, mean, variance)
 
     def _through_networks(self, z: Tensor, mean: Tensor, variance: Tensor) -> None:
         """The same without the kernel. The default decoder's product with the embeddings is shared by all draws."""
@@ -77,12 +87,11 @@ class Decoding:
     def _seen(self, embeddings: Tensor) -> Tensor:
         return (embeddings.float() - self._centre) * self._scale
 
-    def _fits(self, decoder: AdditiveDecoder, draws: int) -> bool:
+    def _fits(self, decoder: AdditiveDecoder) -> bool:
         """Whether the kernel takes networks and pools of these widths."""
         return (
             max(decoder.widths) <= difficulty_decoder.MAX_HIDDEN
             and self._pool.shape[1] <= difficulty_decoder.MAX_FEATURES
-            and draws <= difficulty_decoder.MAX_DRAWS
         )
 
     def _folded(self, decoder: AdditiveDecoder, z: Tensor) -> tuple[difficulty_decoder.Decoder, Tensor, Tensor]:
@@ -111,12 +120,15 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 
 def _moments(embeddings: Tensor) -> tuple[Tensor, float]:
-    """The pool's mean (D,), and one over the root mean squared distance from it (1 where all are alike)."""
+    """The pool's mean (D,), and one over the root mean squared distance from it.
+
+    0 where all are alike, or differ by what rounding may have made of them: then all are seen at the centre.
+    """
     count, parts = len(embeddings), embeddings.split(_CHUNK)
     centre = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
     square = sum(float((part.double() - centre).square().sum()) for part in parts) / count
     if square <= 1e-12 * float(centre.square().sum()) or square == 0:
-        return centre.float(), 1.0
+        return centre.float(), 0.0
     if not _LEAST_SPREAD < square**0.5 < 1 / _LEAST_SPREAD:
         raise ValueError(
             f"embeddings must spread by between {_LEAST_SPREAD:g} and {1 / _LEAST_SPREAD:g} around their mean; "

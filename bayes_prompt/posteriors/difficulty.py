@@ -105,10 +105,10 @@ class DifficultyPosterior(BetaBelief):
         from bayes_prompt.models.seeding import seeded
 
         draws = draws if self.model.latent_width else 1
-        with undisturbed(self.device), torch.no_grad(), seeded(rng.derived_seed(seed, step, stream), self.device):
+        derived = rng.derived_seed(seed, step % rng.STEP_LIMIT, stream)
+        with undisturbed(self.device), torch.no_grad(), seeded(derived, self.device):
             law = self._fit.program.predicted(self._replay.last())
-            z = law.sample((draws,))[:, 0, 0]
-        return self._decoding.rates(z)
+            return self._decoding.rates(law.sample((draws,))[:, 0, 0])
 
     def _prior_and_record(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and beta (N,): a Beta with the mean and variance of the mixture over draws, and what is on record.
@@ -187,9 +187,10 @@ class DifficultyPosterior(BetaBelief):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, bit for bit. Another model, pool or embeddings raise CheckpointError."""
-        super().load_state_dict(state)
-        self._fit.restore(state["fit"])
-        self._replay.restore(state["replay"])
+        with undisturbed(self.device):
+            super().load_state_dict(state)
+            self._fit.restore(state["fit"])
+            self._replay.restore(state["replay"])
         self._forget_answers()
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -205,6 +206,9 @@ class DifficultyPosterior(BetaBelief):
                     f"fit.networks.{name} must lie within {_MOST_LOG_WORTH} of 0; got {values.tolist()}"
                 )
         self._replay.check(state["replay"], self.num_prompts, state["step"])
+        learned = len(state["replay"]["size"]) > 0 and self.model.gradient_steps > 0
+        if ("log_concentration" in state["fit"]["moments"]) != learned:  # which has a prior, and so always a gradient
+            raise CheckpointError("fit.moments must be there if a batch was learned from, and only then")
 
     def _describe(self) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +18,13 @@ from bayes_prompt.posteriors.base import Counts, Posterior
 from bayes_prompt.posteriors.count_law import CountLaw
 from bayes_prompt.posteriors.drift_weights import DriftWeights
 from bayes_prompt.posteriors.propagators import CAPACITY, Propagators
+from bayes_prompt.posteriors.unseen import Unseen
 
 if TYPE_CHECKING:
     from bayes_prompt.models.success_rate import SuccessRate
 
 MOST_GROUPS = 64
 """Of a pool with a `DriftBank`, each of which has tables of its own."""
-_CHUNK = 1 << 16  # rows whose beliefs are made at a time
 
 
 class GridPosterior(Posterior):
@@ -62,8 +62,7 @@ class GridPosterior(Posterior):
         self._groups, self._num_groups = self._checked_groups(groups)
         self._weights = DriftWeights(model.drift, self._num_groups, self.device)
         self._propagators = Propagators(tables.transition, len(self._initial), states, self.device)
-        # Beliefs of the prompts of a group that were never observed, by drift: (members, groups, states).
-        self._unseen = self._initial[:, None].repeat(1, self._num_groups, 1)
+        self._unseen = Unseen(self._initial, self._num_groups, model.sharing)
         self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
         self._slot = -1 - self._groups  # see kernels.grid_filter
         self._answer: tuple[Tensor, Tensor] | None = None
@@ -125,25 +124,6 @@ class GridPosterior(Posterior):
             self._kernel("thompson").sample_state(belief, seed, step, first, out[int(part[0]) : int(part[-1]) + 1])
         return self.grid[out]
 
-    def look_gain(self, trials: int, threshold: float | Tensor) -> Tensor:
-        """See `Posterior`: exact, a sum over the outcomes of the coming look."""
-        trials = checks.group_size("trials", trials)
-        outcomes = torch.arange(trials + 1, device=self.device)
-        chance = self._tiled(self._law.log_chance(outcomes, torch.full_like(outcomes, trials)).exp())  # (O, states)
-        # What a state is worth one step later.
-        later = self._weights.of_pool() @ (self._propagators.transition(1.0) @ self._tiled(self._law.mixed(trials)))
-        worth = chance * later
-        by_slot, unseen = self._carried()
-        level = threshold.double() if isinstance(threshold, Tensor) else threshold
-        shared = torch.maximum(unseen @ worth.T, level * (unseen @ chance.T)).sum(1)
-        told, kept = (torch.empty(self.num_prompts, dtype=self.dtype, device=self.device) for _ in range(2))
-        tables = ((by_slot @ each.T).transpose(1, 2) for each in (chance, worth))
-        kernel, state = self._kernel("grid_filter"), (self._belief, self._slot)
-        cast = threshold.to(self.dtype) if isinstance(threshold, Tensor) else threshold
-        kernel.look(*state, *map(self._cast, tables), self._cast(shared), cast, told)
-        kernel.score(*state, self._cast(by_slot @ later), self._cast(unseen @ later), kept)
-        return (told - torch.maximum(kept, torch.as_tensor(cast, dtype=self.dtype, device=self.device))).clamp(min=0)
-
     # What a posterior provides
 
     def _describe(self) -> dict[str, Any]:
@@ -159,7 +139,8 @@ class GridPosterior(Posterior):
         return {
             "belief": self._belief,
             "slot": self._slot,
-            "unseen": self._unseen,
+            "unseen_prior": self._unseen.prior,
+            "first_looks": self._unseen.looks,
             "drift_evidence": self._weights.evidence,
             "drift_looks": self._weights.looks,
             "propagators": self._propagators.by_age,
@@ -173,7 +154,7 @@ class GridPosterior(Posterior):
         seen = slot >= 0
         if not bool(torch.where(seen, slot < (now + 1) * self._weights.tables, slot == -1 - self._groups).all()):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
-        for name in ("belief", "unseen", "propagators", "drift_looks"):
+        for name in ("belief", "unseen_prior", "first_looks", "propagators", "drift_looks"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
         total = tensors["belief"].double().sum(1)
         bad = seen & ((total - 1).abs() > 1e-3)
@@ -191,13 +172,11 @@ class GridPosterior(Posterior):
         log = self._law.log_chance(counts.successes, counts.trials)
         largest = log.amax(1) if len(log) else log.sum(1)
         likelihood = self._tiled((log - largest[:, None]).exp())
-        if self._weights.members > 1:
-            rows = counts.index[counts.leader]
-            evidence = self._member_evidence(rows, likelihood[counts.leader])
-            self._weights.learn(evidence, self._groups[rows].long(), elapsed)
+        if self._weights.members > 1 or self.model.sharing is not None:
+            self._learn_together(counts.index[counts.leader], likelihood[counts.leader], elapsed)
         predicted, chance, status = self._condition(counts, likelihood)
         self._propagators.step(elapsed)
-        self._unseen = self._unseen @ moves
+        self._unseen.move(moves, elapsed)
         self._forget_answers()
         by_point = self._by_point(predicted)
         return Observations(
@@ -230,6 +209,14 @@ class GridPosterior(Posterior):
         wide = predicted.double()
         return wide, (wide * likelihood).sum(1), status
 
+    def _learn_together(self, rows: Tensor, likelihood: Tensor, elapsed: float) -> None:
+        """What observations of distinct rows (M,) with likelihoods (M, states) say about drifts, and other prompts."""
+        groups, first = self._groups[rows].long(), self._slot[rows] < 0
+        if self._weights.members > 1:
+            self._weights.learn(self._member_evidence(rows, likelihood), groups, elapsed)
+        self._unseen.learn(groups[first], likelihood[first])
+        self._forget_answers()  # first looks of one step tell about each other
+
     def _member_evidence(self, rows: Tensor, likelihood: Tensor) -> Tensor:
         """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
         slot, group = self._slot[rows].long(), self._groups[rows].long()
@@ -238,7 +225,7 @@ class GridPosterior(Posterior):
         carried = self._propagators.by_age[:, self._propagators.now - steps]  # (J, steps, states, states)
         pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
         seen = (pulled * self._belief[rows].double()).sum(2)
-        unseen = (self._unseen[:, group] * likelihood).sum(2)
+        unseen = (self._unseen.beliefs()[:, group] * likelihood).sum(2)
         return torch.where(slot >= 0, seen, unseen).clamp(min=1e-300).log()
 
     def _settle(self) -> None:
@@ -263,13 +250,13 @@ class GridPosterior(Posterior):
     def _carried(self) -> tuple[Tensor, Tensor]:
         """Transitions since each slot (slots, states, states), and beliefs of prompts that nobody saw (R, states)."""
         if self._answer is None:
-            weights = self._weights.now()
+            weights, unseen = self._weights.now(), self._unseen.beliefs()
             by_slot, states = self._propagators.by_slot(), self._belief.shape[1]
             if self._weights.members == 1:
-                self._answer = by_slot[0], self._unseen[0]
+                self._answer = by_slot[0], unseen[0]
             else:
                 mixed = torch.einsum("rj,jskl->srkl", weights, by_slot).reshape(-1, states, states)
-                self._answer = mixed, torch.einsum("rj,jrk->rk", weights, self._unseen)
+                self._answer = mixed, torch.einsum("rj,jrk->rk", weights.expand(self._num_groups, -1), unseen)
         return self._answer
 
     def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
@@ -290,9 +277,19 @@ class GridPosterior(Posterior):
         self._kernel("grid_filter").predict(self._belief, self._slot, *tables, index, out)
         return out
 
-    def _chunks(self) -> Iterator[Tensor]:
-        for start in range(0, self.num_prompts, _CHUNK):
-            yield torch.arange(start, min(start + _CHUNK, self.num_prompts), device=self.device)
+    def _point_mass(self, index: Tensor) -> Tensor:
+        return self._predicted(index).double()
+
+    def _point_worth(self, trials: int) -> Tensor:
+        return self._tiled(self._law.mixed(trials))
+
+    def _point_later(self, trials: int, index: Tensor) -> Tensor:
+        moves = self._propagators.transition(1.0)
+        return self._weights.of_pool() @ (moves @ self._point_worth(trials))
+
+    def _point_chance(self, trials: int) -> Tensor:
+        successes = torch.arange(trials + 1, device=self.device)
+        return self._tiled(self._law.log_chance(successes, torch.full_like(successes, trials)).exp())
 
     def _by_point(self, states: Tensor) -> Tensor:
         """Beliefs over points (B, K), of those over modes and points."""

@@ -188,6 +188,24 @@ class ProgressPosterior(Posterior):
         thompson.sample_dirichlet(concentration.contiguous(), seed, step, self.first_prompt, out)
         return out.permute(2, 0, 1)
 
+    def _point_mass(self, index: Tensor) -> Tensor:
+        return self._belief(index).T.double()
+
+    def _point_worth(self, trials: int) -> Tensor:
+        return self._counted_as.mixed(trials).double()
+
+    def _point_later(self, trials: int, index: Tensor) -> Tensor:
+        learned, _, scale, prior = self._state(index)
+        counts = prior.double().reshape(*prior.shape[:2], -1)  # [from, to, prompt]
+        if learned is not None:
+            counts = counts + scale * learned.double()
+        moves = counts / counts.sum(1, keepdim=True)
+        return (moves * self._point_worth(trials)[:, None]).sum(1).T
+
+    def _point_chance(self, trials: int) -> Tensor:
+        successes = torch.arange(trials + 1, device=self.device)
+        return self._emission.log_likelihood(successes, torch.full_like(successes, trials)).exp().double()
+
     def _state(self, index: Tensor | None = None) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """The state as the kernels take it, of all rows or of rows (B,) on this device."""
         if index is None:

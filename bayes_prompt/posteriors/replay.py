@@ -29,10 +29,10 @@ class Batch:
 
 
 class Replay:
-    """Up to `capacity` batches, oldest first.
+    """Up to `capacity` batches to learn from, oldest first, and the one before them.
 
     Args:
-        capacity: batches kept. memories: M, rates at which records are forgotten. device: where they live.
+        capacity: batches to learn from. memories: M, rates at which records are forgotten. device: where they live.
         embeddings: gives the standardised embeddings, of shape (..., D), of rows of shape (...).
     """
 
@@ -45,7 +45,7 @@ class Replay:
     def with_newest(self, batch: Batch) -> Replay:
         """Another replay, with one batch more, and without the oldest where there is no room."""
         other = Replay(self.capacity, self.memories, self.device, self._embeddings)
-        other.batches = [*self.batches, batch][-self.capacity :]
+        other.batches = [*self.batches, batch][-(self.capacity + 1) :]
         return other
 
     def draw(self, wanted: int, recency: float) -> Batches:
@@ -55,10 +55,12 @@ class Replay:
         stack is the sum over all batches, the newer counting more.
         """
         newest = len(self.batches) - 1
-        age = torch.tensor([self.batches[-1].step - batch.step for batch in self.batches[:-1]], dtype=torch.float64)
+        earlier = range(len(self.batches))[-self.capacity : -1]
+        age = torch.tensor([self.batches[-1].step - self.batches[i].step for i in earlier], dtype=torch.float64)
         share = recency**age
         total = float(share.sum())
-        old = torch.multinomial(share, wanted, replacement=True).tolist() if total > 0 and wanted else []
+        drawn = torch.multinomial(share, wanted, replacement=True).tolist() if total > 0 and wanted else []
+        old = [earlier[place] for place in drawn]
         return self._stack([newest, *old], [1.0, *[total / max(1, len(old))] * len(old)])
 
     def last(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +104,7 @@ class Replay:
     def state(self) -> dict[str, Any]:
         """All batches, one after the other."""
         none = torch.zeros(0, dtype=torch.int64)
-        parts = self.batches or [Batch(0, none, none, none, torch.zeros(0, self.memories, 2))]
+        parts = self.batches or [Batch(0, none, none, none, torch.zeros(0, self.memories, 2, dtype=torch.float32))]
         return {
             **{name: torch.cat([getattr(batch, name) for batch in parts]).clone() for name in _COLUMNS},
             "size": torch.tensor([len(batch.rows) for batch in self.batches], dtype=torch.int64),
@@ -116,10 +118,10 @@ class Replay:
             require_rows(f"replay.{name}", state[name])
         rows, successes, trials, size, when = (state[name] for name in ("rows", "successes", "trials", "size", "step"))
         entries = len(rows)
-        require_like("replay.record", state["record"], torch.zeros(entries, self.memories, 2))
+        require_like("replay.record", state["record"], torch.zeros(entries, self.memories, 2, dtype=torch.float32))
         good = (
             len(successes) == len(trials) == entries == int(size.sum())
-            and len(size) == len(when) <= self.capacity
+            and len(size) == len(when) <= self.capacity + 1
             and bool((size > 0).all())
             and bool(
                 ((rows >= 0) & (rows < num_prompts) & (successes >= 0) & (successes <= trials) & (trials > 0)).all()

@@ -1,0 +1,174 @@
+"""Scores that know what a look is worth: prompts are rolled out for what they bring now, and for what they may show.
+
+A greedy pick stays with prompts that are known to be good and never learns of better ones; a uniform one wastes
+rollouts. What lies between is compared in docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.kernels.shortlist import Shortlist
+from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.base import Posterior
+
+
+@dataclass(frozen=True)
+class LookIndex(Acquisition):
+    """The highest price of a place in the batch at which a prompt is worth it, with what a look at it would show.
+
+    A Gittins index that looks one step ahead (`posteriors.looks.index`): a prompt of which nothing is known pays as
+    much as it may turn out to be worth for `horizon` steps, one that is known well what it is worth now. No weight has
+    to be set between the two, and picks hardly depend on a horizon of 10 to 50.
+
+    horizon: steps that what is seen is of use for, at least 0; 0 is `InformativeProbability`.
+    trials: the coming group size; None takes that of the last observation (8 before there was one).
+    """
+
+    horizon: float = 30.0
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) in [0, 1]."""
+        return posterior.look_index(_coming(self.trials, posterior), self.horizon)
+
+
+@dataclass(frozen=True)
+class KnowledgeGradient(Acquisition):
+    """P(0 < successes < trials) plus `horizon` times what a look adds to the pick of the coming step.
+
+    What is picked without a look is worth the score of the last prompt of a greedy batch; a look pays where it may
+    change on which side of it a prompt lies. Source: Frazier, Powell and Dayanik (2008).
+
+    horizon: steps that what is seen is of use for, at least 0. trials: as of `LookIndex`.
+    """
+
+    horizon: float = 10.0
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) for batches of a tenth of the pool, which `ranking` knows better."""
+        return self.ranking(posterior, seed, step, max(1, posterior.num_prompts // 10))[0]
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a pick of `batch` prompts."""
+        trials = _coming(self.trials, posterior)
+        now = posterior.informative_probability(trials)
+        price = float(now.topk(min(batch, len(now))).values[-1])
+        return now + self.horizon * posterior.look_gain(trials, price), None
+
+
+@dataclass(frozen=True)
+class UpperQuantile(Acquisition):
+    """The upper quantile of a success rate's P(0 < successes < trials) under the belief: an upper confidence bound.
+
+    level: in (0, 1). trials: as of `LookIndex`.
+    """
+
+    level: float = 0.75
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.number("level", self.level)
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie in (0, 1); got {self.level}")
+        _set(self, level=float(self.level), trials=_group_size(self.trials))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) in [0, 1]."""
+        return posterior.informative_quantile(_coming(self.trials, posterior), self.level)
+
+
+@dataclass(frozen=True)
+class ThompsonInformative(Acquisition):
+    """P(0 < successes < trials) at a success rate drawn from the belief: Thompson sampling.
+
+    trials: as of `LookIndex`.
+    """
+
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, trials=_group_size(self.trials))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) in [0, 1], a function of (seed, step, prompt)."""
+        rate, trials = posterior.sample_success_rate(seed, step).double(), _coming(self.trials, posterior)
+        return (1 - rate**trials - (1 - rate) ** trials).to(posterior.dtype)
+
+
+@dataclass(frozen=True)
+class RevisitFloor(Acquisition):
+    """Another acquisition, with a few places of every batch for prompts that have not been looked at for long.
+
+    A starvation guard: the longest absent come first, as many as `share` of a batch has room for, and only those absent
+    for at least `absence` steps. Source of the need: greedy picks starve prompts for good, and some come back unsolved.
+
+    acquisition: whose scores count otherwise. absence: steps, at least 1. share: of a batch, in [0, 1].
+    """
+
+    acquisition: Acquisition
+    absence: int = 50
+    share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.acquisition, Acquisition) or hasattr(self.acquisition, "choose"):
+            got = type(self.acquisition).__name__
+            raise TypeError(f"acquisition must be an Acquisition that does not choose by itself; got {got}")
+        absence = checks.integer("absence", self.absence, 1)
+        checks.number("share", self.share)
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must lie in [0, 1]; got {self.share}")
+        _set(self, absence=absence, share=float(self.share))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
+        return self.acquisition.scores(posterior, seed, step)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, the longest absent first."""
+        places = round(self.share * batch)
+        absent = posterior.step - posterior.last_observed
+        if not places or posterior.step < self.absence or not bool((absent >= self.absence).any()):
+            return self.acquisition.ranking(posterior, seed, step, batch)
+        scores = self.acquisition.scores(posterior, seed, step).clone()
+        due = torch.where(absent >= self.absence, absent, -1).double()
+        # Of those absent for as long, the better ones.
+        span = (scores.amax() - scores.amin()).double()
+        due += torch.where(due >= 0, (scores - scores.amin()).double() / (2 * span.clamp(min=1e-12)), 0)
+        first = due.topk(min(places, len(due)))
+        rows = first.indices[first.values >= 0]
+        top = scores.amax() + 1
+        scores[rows] = top + torch.arange(len(rows), 0, -1, dtype=scores.dtype, device=scores.device)
+        return scores, None
+
+
+def _coming(trials: int | None, posterior: Posterior) -> int:
+    return posterior.group_size if trials is None else trials
+
+
+def _group_size(trials: int | None) -> int | None:
+    return None if trials is None else checks.group_size("trials", trials)
+
+
+def _at_least_0(name: str, value: float) -> float:
+    checks.number(name, value)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and at least 0; got {value}")
+    return float(value)
+
+
+def _set(acquisition: Acquisition, **fields: object) -> None:
+    """Python's own numbers, so that equal settings are written alike in checkpoints."""
+    for name, value in fields.items():
+        object.__setattr__(acquisition, name, value)

@@ -1,0 +1,304 @@
+"""The posterior of `LogitGaussian`: a Gaussian over the logit of every success rate (KGPS, arXiv 2607.27610)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels import rng
+from bayes_prompt.kernels.tally import Observations
+from bayes_prompt.models.kalman import LARGEST_LOGIT
+from bayes_prompt.models.numerics import log_binomial
+from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.base import Counts, Posterior
+
+if TYPE_CHECKING:
+    from bayes_prompt.models.kalman import LogitGaussian
+
+LOGIT = 8  # the stream of random words (see `kernels.rng`) that logits are drawn with
+
+_REACH = 6.0  # standard deviations; 2e-9 of a Gaussian lie beyond, and its density there is 1e-8 of the largest
+_FINEST = 2.0  # logits: a success rate and its powers change on this scale, however wide the belief about it
+_CELLS = 1 << 15  # rows times nodes that are worked on at a time on a CPU: the temporaries then stay in its cache
+_HALVINGS = 64  # of an interval, to its last bit
+_LONGEST = 1e300  # the clock stops there, so that it never becomes infinite
+
+
+def expectation(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor, points: int) -> Tensor:
+    """E[function(logit)] for logits from Normal(mean, variance), by quadrature.
+
+    The nodes lie about the logit nearest to 0 that the belief reaches: there success rates change, and far from it,
+    where a wide belief has most of its mass, a few nodes do.
+
+    Args:
+        function: of logits (M, points), the same shape.
+        mean: (M,) float64. variance: (M,) float64, positive.
+        points: nodes for each row.
+    """
+    deviation = variance.sqrt()
+    reach = _REACH * deviation
+    centre = torch.minimum(torch.maximum(-mean, -reach), reach)
+    offset, weight = _nodes(centre, deviation.clamp(max=_FINEST), -reach, reach, points)
+    weight = weight * (offset.square() / (-2 * variance[:, None])).exp()
+    return (weight * function(mean[:, None] + offset)).sum(1) / weight.sum(1)
+
+
+def tilted(
+    mean: Tensor, variance: Tensor, successes: Tensor, trials: Tensor, points: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal(mean, variance) of the logit times the chance of a sequence of rollouts: log integral, mean and variance.
+
+    The nodes lie about the mode, as densely as the product is narrow there, so that a thousand rollouts need no more of
+    them than one.
+
+    Args:
+        mean: (M,) float64. variance: (M,) float64, positive.
+        successes, trials: (M,) float64, 0 <= successes <= trials.
+        points: nodes for each row.
+
+    Returns:
+        Three (M,) float64: the log probability of the sequence (without the binomial coefficient), and the moments of
+        the exact posterior of the logit.
+    """
+    # Everything is told as a distance from the mean, which keeps its digits where the belief is narrow.
+    most = variance * trials
+    step = most.log1p()  # the mode is within it of the mean or of 0
+    low = torch.maximum(-most, mean.clamp(max=0) - step - mean)
+    high = torch.minimum(most, mean.clamp(min=0) + step - mean)
+    mode = _root(lambda x: x / variance + trials * torch.sigmoid(mean + x) - successes, low, high)
+    rate = torch.sigmoid(mean + mode)
+    scale = (1 / variance + trials * rate * (1 - rate)).rsqrt().clamp(max=_FINEST)
+    reach = (_REACH + 2) * variance.sqrt()  # the product falls off from its mode faster than the Gaussian does
+    offset, weight = _nodes(torch.zeros_like(mean), scale, -reach, reach, points)
+    logit = (mean + mode)[:, None] + offset
+    log_density = successes[:, None] * logsigmoid(logit) + (trials - successes)[:, None] * logsigmoid(-logit)
+    log_density -= (mode[:, None] + offset).square() / (2 * variance[:, None])
+    terms = weight.log() + log_density
+    log_total = terms.logsumexp(1)
+    mass = (terms - log_total[:, None]).exp()
+    shift = (mass * offset).sum(1)
+    spread = (mass * (offset - shift[:, None]).square()).sum(1)
+    return log_total - (2 * math.pi * variance).log() / 2, mean + (mode + shift), spread
+
+
+def polya_gamma(mean: Tensor, variance: Tensor, successes: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the variational Gaussian of the same product, all (M,) float64 as in `tilted`.
+
+    Where the iteration over c converges to, found by bisection: for wide beliefs it would take thousands of rounds.
+    Source: Polson, Scott and Windle, arXiv 1205.0310, theorem 1 and section 2; the bound is that of Jaakkola
+    and Jordan (2000).
+    """
+    half = successes - trials / 2
+
+    def moments(c: Tensor) -> tuple[Tensor, Tensor]:
+        c = c.clamp(min=1e-6)  # tanh(c / 2) / (2 c) is 1/4 to the last digit there
+        shrunk = 1 / (1 + variance * trials * torch.tanh(c / 2) / (2 * c))
+        return (mean + variance * half) * shrunk, variance * shrunk
+
+    def excess(c: Tensor) -> Tensor:
+        new_mean, new_variance = moments(c)
+        return c.square() - new_mean.square() - new_variance
+
+    most = ((mean.abs() + variance * trials / 2).square() + variance).sqrt()
+    return moments(_root(excess, torch.zeros_like(most), most))
+
+
+def mixed(logit: Tensor, trials: int | Tensor) -> Tensor:
+    """P(0 < successes < trials) given the logit, 1 - p^G - (1-p)^G: shapes broadcast.
+
+    It is even in the logit, so that p may be taken as the larger of the two, whose logarithm does not cancel.
+    """
+    size = logit.abs()
+    log_rate = -torch.log1p((-size).exp())
+    return (-torch.expm1(trials * log_rate) - (trials * (log_rate - size)).exp()) * (trials > 1)
+
+
+class KalmanPosterior(Posterior):
+    """Normal(mean, variance) over the logit of the success rate of each of N prompts.
+
+    A row is written when its prompt is observed. What time does to the others is the same for all of them, so that a
+    clock and the time of each row's last observation tell it: a step costs M rows, not N.
+
+    Args:
+        model: the declaration; its prior is lowered to `dtype` on `device`.
+        num_prompts: N. The other keywords are those of `Posterior`.
+    """
+
+    def __init__(
+        self,
+        model: LogitGaussian,
+        num_prompts: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
+        first_prompt: int = 0,
+    ) -> None:
+        super().__init__(num_prompts, device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
+        self.model = model
+        tables = model.lower(dtype, self.device)
+        if tables.mean.numel() not in (1, self.num_prompts):
+            raise ValueError(f"prior has {tables.mean.numel()} entries, but num_prompts is {self.num_prompts}")
+        # One row more than there are prompts, where entries that do not count are written without being looked for.
+        nobody = (0, 1)
+        self._mean = torch.nn.functional.pad(tables.mean.expand(self.num_prompts), nobody)
+        self._variance = torch.nn.functional.pad(tables.variance.expand(self.num_prompts), nobody, value=1.0)
+        self._seen_at = torch.zeros(self.num_prompts + 1, dtype=torch.float64, device=self.device)
+        self._clock = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the logit at the coming rollout, (N,)."""
+        return self._moments(None)[0].to(self.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the logit at the coming rollout, (N,)."""
+        return self._moments(None)[1].to(self.dtype)
+
+    def success_rate(self, index: Tensor | None = None) -> Tensor:
+        """E[sigmoid(logit)], (N,), or (B,) for the rows `index`."""
+        return self._expected(torch.sigmoid, index)
+
+    def informative_probability(self, trials: int | Tensor, index: Tensor | None = None) -> Tensor:
+        """E[1 - p^G - (1-p)^G] over the Gaussian, (N,), or (B,) for the rows `index`."""
+        if isinstance(trials, Tensor):
+            rows = self.num_prompts if index is None else torch.as_tensor(index).numel()
+            return self._expected(mixed, index, checks.group_sizes("trials", trials, rows).to(self.device))
+        size = checks.group_size("trials", trials)
+        return self._expected(lambda logit: mixed(logit, size), index)
+
+    def expected_variance(self, index: Tensor | None = None) -> Tensor:
+        """E[p (1 - p)] over the Gaussian, (N,), or (B,) for the rows `index`."""
+        return self._expected(lambda logit: torch.sigmoid(logit) * torch.sigmoid(-logit), index)
+
+    def entropy(self, index: Tensor | None = None) -> Tensor:
+        """Differential entropy of the logit in nats, log(2 pi e variance) / 2, (N,) or (B,): it has no lower bound."""
+        return ((2 * math.pi * math.e * self._moments(index)[1]).log() / 2).to(self.dtype)
+
+    def sample_success_rate(self, seed: int, step: int) -> Tensor:
+        """sigmoid of one draw of every prompt's logit, (N,): Box and Muller's, of two random words."""
+        mean, variance = self._moments(None)
+        prompts = torch.arange(self.first_prompt, self.first_prompt + self.num_prompts, device=self.device)
+
+        def draw(mean: Tensor, variance: Tensor, prompts: Tensor) -> Tensor:
+            radius, angle, _, _ = (rng.uniform(word, torch.float64) for word in rng.words(seed, step, prompts, LOGIT))
+            normal = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+            return torch.sigmoid(mean + variance.sqrt() * normal)
+
+        return _in_parts(draw, _CELLS, mean, variance, prompts).to(self.dtype)
+
+    def _moments(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the logit now, (N,) or (B,), in float64."""
+        rows = slice(self.num_prompts) if index is None else self._checked(index)
+        rested = self._clock - self._seen_at[rows]
+        mean = self._mean[rows].double() + self.model.trend * rested
+        variance = self._variance[rows].double() + self.model.drift**2 * rested
+        return mean.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), variance.clamp(max=LARGEST_LOGIT**2)
+
+    def _expected(self, function: Callable[..., Tensor], index: Tensor | None, *columns: Tensor) -> Tensor:
+        """E[function(logit, *columns)] for the rows `index`; columns of one number a row."""
+        points = self.model.points
+
+        def part(mean: Tensor, variance: Tensor, *values: Tensor) -> Tensor:
+            each = [column[:, None] for column in values]
+            return expectation(lambda logit: function(logit, *each), mean, variance, points)
+
+        return _in_parts(part, _CELLS // points, *self._moments(index), *columns).to(self.dtype)
+
+    def _conditioned(self, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+        """Log probability of each entry's counts, and the mean and variance that they leave, (M,) float64."""
+        points = 4 * self.model.points
+
+        def part(mean: Tensor, variance: Tensor, successes: Tensor, trials: Tensor) -> Tensor:
+            given = mean, variance, successes.double(), trials.double()
+            evidence, *moments = tilted(*given, points)
+            if self.model.method == "polya_gamma":
+                moments = list(polya_gamma(*given))
+            return torch.stack((evidence, *moments), 1)
+
+        belief = self._moments(counts.index.clamp(max=self.num_prompts - 1))
+        found = _in_parts(part, _CELLS // points, *belief, counts.successes, counts.trials)
+        log_chance, mean, variance = found.unbind(1)
+        failures = (counts.trials - counts.successes).double()
+        return log_chance + log_binomial(failures + 1, counts.successes.double()), mean, variance
+
+    def _write(self, counts: Counts, mean: Tensor, variance: Tensor) -> None:
+        rows = torch.where(counts.leader, counts.index, self.num_prompts)
+        self._mean[rows] = mean.clamp(-LARGEST_LOGIT, LARGEST_LOGIT).to(self._mean.dtype)
+        self._variance[rows] = variance.clamp(min=torch.finfo(self.dtype).tiny).to(self._variance.dtype)
+        self._seen_at[rows] = self._clock
+
+    def _apply(self, counts: Counts, elapsed: float) -> Observations:
+        evidence, mean, variance = self._conditioned(counts)
+        rows = counts.index.clamp(max=self.num_prompts - 1)
+        expected = self.informative_probability(counts.trials, rows), self.success_rate(rows)
+        self._write(counts, mean, variance)
+        self._clock.add_(elapsed).clamp_(max=_LONGEST)
+        seen = (counts.index, counts.successes, counts.trials, evidence)
+        return Observations(*seen, torch.zeros_like(evidence), torch.zeros_like(rows, dtype=torch.int32), *expected)
+
+    def _warm_start(self, counts: Counts) -> None:
+        _, mean, variance = self._conditioned(counts)
+        self._write(counts, mean, variance)
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "model": self.model.describe(),
+            "num_prompts": self.num_prompts,
+            "first_prompt": self.first_prompt,
+            "dtype": str(self.dtype),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        rows = slice(self.num_prompts)
+        return {
+            "mean": self._mean[rows],
+            "variance": self._variance[rows],
+            "seen_at": self._seen_at[rows],
+            "clock": self._clock,
+        }
+
+    def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
+        require_no_less("posterior.tensors.variance", tensors["variance"], torch.finfo(self.dtype).tiny)
+        require_no_less("posterior.tensors.seen_at", tensors["seen_at"], 0)
+        if bool((tensors["seen_at"] > tensors["clock"]).any()):
+            raise CheckpointError("posterior.tensors.seen_at has rows that were seen after posterior.tensors.clock")
+
+
+def _nodes(centre: Tensor, scale: Tensor, low: Tensor, high: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """Nodes from low to high, (M, points), and their weights; the arguments are (M,).
+
+    The trapezoidal rule in t, where x = centre + scale * sinh(t): steps of about `scale` near the centre, which grow in
+    proportion to the distance from it. For smooth functions that vanish at both ends it converges exponentially, as
+    Gauss and Hermite's rule does, which needs the density to be of one scale.
+    """
+    start, end = ((edge - centre).div(scale).asinh() for edge in (low, high))
+    step = (end - start) / (points - 1)
+    up = (start[:, None] + step[:, None] * torch.arange(points, dtype=torch.float64, device=centre.device)).exp()
+    down = 1 / up
+    half = scale[:, None] / 2
+    return centre[:, None] + half * (up - down), half * step[:, None] * (up + down)
+
+
+def _root(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Where a function of (M,) crosses 0, from below, between low and high."""
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = increasing(middle) < 0
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def _in_parts(function: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
+    """function(*columns) of (M,) columns, at most `size` rows at a time; on an accelerator a hundred times as many."""
+    size = size if columns[0].device.type == "cpu" else 128 * size
+    parts = [function(*part) for part in zip(*(column.split(max(size, 1)) for column in columns), strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
