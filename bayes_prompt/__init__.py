@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from bayes_prompt.history import History
     from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
+    from bayes_prompt.models.banks import DecayBank, DriftBank
     from bayes_prompt.models.difficulty import GenerativeDifficulty
-    from bayes_prompt.models.drift import Drift, DriftBank, FixedTransition, LogitRandomWalk, Mixture, Redraw
+    from bayes_prompt.models.drift import Drift, FixedTransition, LogitRandomWalk, Mixture, Redraw
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
     from bayes_prompt.models.progress import SolvingProgress
     from bayes_prompt.models.sharing import EmpiricalBayes
@@ -36,6 +37,7 @@ __all__ = [
     "BetaBinomialEmission",
     "CannotLower",
     "CheckpointError",
+    "DecayBank",
     "Drift",
     "DriftBank",
     "Emission",
@@ -64,8 +66,9 @@ _HOME = {
     "BetaBinomialEmission": "bayes_prompt.models.emission",
     "CannotLower": "bayes_prompt.errors",
     "CheckpointError": "bayes_prompt.errors",
+    "DecayBank": "bayes_prompt.models.banks",
     "Drift": "bayes_prompt.models.drift",
-    "DriftBank": "bayes_prompt.models.drift",
+    "DriftBank": "bayes_prompt.models.banks",
     "Emission": "bayes_prompt.models.emission",
     "EmpiricalBayes": "bayes_prompt.models.sharing",
     "FixedTransition": "bayes_prompt.models.drift",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,61 +225,8 @@ class FixedTransition(Drift):
         return {"drift": "FixedTransition", "matrix": checks.summary(self.matrix.reshape(-1))}
 
 
-@dataclass(frozen=True, eq=False)
-class DriftBank:
-    """Several drifts, weighted online by how well each predicts the counts (Bayesian model averaging).
-
-    A prompt keeps one belief: after each look those of the members are averaged by their weights, so that a bank costs
-    little more than one drift (generalised pseudo-Bayes of order 1; Bar-Shalom, Li and Kirubarajan, 2001, ch. 11.6).
-    Weights are of the pool, and of every group, whose own evidence counts the more, the more of it there is.
-
-    Args:
-        members: drifts of the same number of modes, at least one.
-        memory: what is left of the evidence after one unit of time, in [0, 1]; below 1 the weights can turn.
-        pooling: how many looks of a group weigh as much as all of the pool together, at least 0.
-
-    Raises ValueError or TypeError for what is no such thing.
-    """
-
-    members: Sequence[Drift]
-    memory: float = 0.98
-    pooling: float = 200.0
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        members = tuple(self.members)
-        if not members or not all(isinstance(member, Drift) for member in members):
-            raise TypeError(f"members must be one or more drifts; got {self.members!r}")
-        if len({member.modes for member in members}) > 1:
-            raise ValueError(f"members must have the same number of modes; got {[m.modes for m in members]}")
-        checks.unit_interval("memory", self.memory)
-        checks.number("pooling", self.pooling)
-        if not 0 <= self.pooling < float("inf"):
-            raise ValueError(f"pooling must be finite and at least 0; got {self.pooling}")
-        object.__setattr__(self, "members", members)
-
-    @property
-    def modes(self) -> int:
-        """Of every member."""
-        return self.members[0].modes
-
-    @property
-    def reach(self) -> float:
-        """The farthest of the members'."""
-        return max(member.reach for member in self.members)
-
-    def describe(self) -> dict[str, Any]:
-        """The bank as JSON-able numbers and strings."""
-        members = [member.describe() for member in self.members]
-        return {"drift": "DriftBank", "members": members, "memory": self.memory, "pooling": self.pooling}
-
-
-def own(drift: Any) -> Any:
+def own(drift: Drift) -> Drift:
     """A copy whose tensors nobody else can change; gradients reach those that they were copied from."""
-    if drift is None:
-        return None
-    if isinstance(drift, DriftBank):
-        return DriftBank([own(member) for member in drift.members], drift.memory, drift.pooling)
     new = copy.copy(drift)
     for name, value in vars(new).items():
         if isinstance(value, Tensor | Drift):

@@ -15,7 +15,8 @@ from torch.distributions import Beta, Distribution
 
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks, grid
-from bayes_prompt.models.drift import Drift, DriftBank, own
+from bayes_prompt.models.banks import Bank, DecayBank, DriftBank
+from bayes_prompt.models.drift import Drift, own
 from bayes_prompt.models.grid import Points
 from bayes_prompt.models.sharing import EmpiricalBayes
 
@@ -75,6 +76,7 @@ class SuccessRate:
             and 1, `priors.histogram`, mixtures).
         decay: in [0, 1]; 1 never forgets and is exact Bayes, the published settings are 0.5 to 1. On a grid the belief
             becomes belief ** decay * prior ** (1 - decay) before an observation, which is the same; not with a drift.
+            A `DecayBank` asks for a grid, and weights several decays online.
         decay_unobserved: let prompts forget also in the steps in which they were not observed; Beta beliefs only.
         drift: how rates move between steps: a `Drift`, or a `DriftBank` of several, weighted online.
         grid: K, the number of points, or the success rates themselves, (K,) ascending; None: a Beta belief where that
@@ -87,7 +89,7 @@ class SuccessRate:
     """
 
     prior: Any = field(default_factory=lambda: dist.Beta(1.0, 1.0))
-    decay: float = 1.0
+    decay: float | DecayBank = 1.0
     decay_unobserved: bool = False
     drift: Drift | DriftBank | None = None
     grid: int | Tensor | None = None
@@ -95,7 +97,8 @@ class SuccessRate:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        checks.unit_interval("decay", self.decay)
+        if not isinstance(self.decay, DecayBank):
+            checks.unit_interval("decay", self.decay)
         checks.flag("decay_unobserved", self.decay_unobserved)
         if not isinstance(self.drift, Drift | DriftBank | None):
             raise TypeError(f"drift must be a Drift, a DriftBank or None; got {type(self.drift).__name__}")
@@ -104,14 +107,15 @@ class SuccessRate:
         if not isinstance(self.prior, Distribution):
             raise CannotLower(f"prior is a {type(self.prior).__name__}; {grid.WHAT_WORKS}")
         if self.on_grid:
-            object.__setattr__(self, "drift", own(self.drift))
+            if isinstance(self.drift, Drift):
+                object.__setattr__(self, "drift", own(self.drift))
             if isinstance(self.grid, Tensor):
                 object.__setattr__(self, "grid", self.grid.clone())
             if self.decay_unobserved:
                 raise ValueError(
                     "decay_unobserved=True needs a Beta prior, no drift and no grid; a drift does the like"
                 )
-            if self.drift is not None and self.decay != 1:
+            if self.drift is not None and self.decay != 1.0:
                 raise ValueError(f"decay must be 1 with a drift, which forgets already; got {self.decay}")
             self.lower_grid()
             return
@@ -125,8 +129,13 @@ class SuccessRate:
     @property
     def on_grid(self) -> bool:
         """Whether beliefs are histograms on a grid, rather than Beta."""
-        asked = (self.drift, self.grid, self.sharing)
-        return not isinstance(self.prior, Beta) or any(field is not None for field in asked)
+        asked = any(value is not None for value in (self.drift, self.grid, self.sharing))
+        return asked or isinstance(self.decay, DecayBank) or not isinstance(self.prior, Beta)
+
+    @property
+    def bank(self) -> Bank | None:
+        """The bank of drifts or decays that is weighted online, if there is one."""
+        return next((each for each in (self.drift, self.decay) if isinstance(each, Bank)), None)
 
     def lower(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> BetaTables:
         """The numbers the kernels need, evaluated in float64, then cast to `dtype` (float32 or float64) on `device`.
@@ -180,7 +189,7 @@ class SuccessRate:
                 "model": "SuccessRate",
                 "rates": checks.summary(points.rate),
                 "mass": checks.summary(points.mass),
-                "decay": float(self.decay),
+                "decay": self.decay.describe() if isinstance(self.decay, DecayBank) else float(self.decay),
                 "drift": None if self.drift is None else self.drift.describe(),
                 "sharing": None if self.sharing is None else self.sharing.describe(),
             }

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.tally import Observations
-from bayes_prompt.models.drift import DriftBank
+from bayes_prompt.models.banks import DecayBank, DriftBank
 from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.bank_weights import BankWeights
 from bayes_prompt.posteriors.base import Counts, Posterior
 from bayes_prompt.posteriors.count_law import CountLaw
-from bayes_prompt.posteriors.drift_weights import DriftWeights
+from bayes_prompt.posteriors.forgetting import forgotten
 from bayes_prompt.posteriors.propagators import CAPACITY, Propagators
 from bayes_prompt.posteriors.unseen import Unseen
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 64
 """Of a pool with a `DriftBank`, each of which has tables of its own."""
+_LEAST_CHANCE = 1e-300
 
 
 class GridPosterior(Posterior):
@@ -60,7 +63,10 @@ class GridPosterior(Posterior):
         self._initial = tables.initial.detach().to(self.device)  # (members, states)
         states = self._initial.shape[1]
         self._groups, self._num_groups = self._checked_groups(groups)
-        self._weights = DriftWeights(model.drift, self._num_groups, self.device)
+        self._weights = BankWeights(model.bank, self._num_groups, self.device)
+        self._drifts = len(self._initial)
+        # Groups that weigh drifts differently have a table each for every step.
+        self._tables = self._num_groups if self._drifts > 1 else 1
         self._propagators = Propagators(tables.transition, len(self._initial), states, self.device)
         self._unseen = Unseen(self._initial, self._num_groups, model.sharing)
         self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
@@ -82,8 +88,8 @@ class GridPosterior(Posterior):
         """The group of each prompt, (N,) int64."""
         return self._groups.long()
 
-    def drift_weights(self) -> Tensor:
-        """How much each member of a `DriftBank` counts, (R, J) by group, rows that sum to one."""
+    def bank_weights(self) -> Tensor:
+        """How much each member of a `DriftBank` or `DecayBank` counts, (R, J) by group, rows that sum to one."""
         return self._weights.now().to(self.dtype)
 
     # What an acquisition may ask
@@ -141,8 +147,8 @@ class GridPosterior(Posterior):
             "slot": self._slot,
             "unseen_prior": self._unseen.prior,
             "first_looks": self._unseen.looks,
-            "drift_evidence": self._weights.evidence,
-            "drift_looks": self._weights.looks,
+            "bank_evidence": self._weights.evidence,
+            "bank_looks": self._weights.looks,
             "propagators": self._propagators.by_age,
             "window": self._propagators.window,
         }
@@ -152,9 +158,9 @@ class GridPosterior(Posterior):
         if not 0 <= now <= CAPACITY or now != int(now):
             raise CheckpointError(f"posterior.tensors.window must start with a number of steps; got {now}")
         seen = slot >= 0
-        if not bool(torch.where(seen, slot < (now + 1) * self._weights.tables, slot == -1 - self._groups).all()):
+        if not bool(torch.where(seen, slot < (now + 1) * self._tables, slot == -1 - self._groups).all()):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
-        for name in ("belief", "unseen_prior", "first_looks", "propagators", "drift_looks"):
+        for name in ("belief", "unseen_prior", "first_looks", "propagators", "bank_looks"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
         total = tensors["belief"].double().sum(1)
         bad = seen & ((total - 1).abs() > 1e-3)
@@ -169,12 +175,14 @@ class GridPosterior(Posterior):
         moves = self._propagators.transition(elapsed)  # may refuse, so it comes before anything changes
         if self._propagators.full:
             self._settle()
-        log = self._law.log_chance(counts.successes, counts.trials)
-        largest = log.amax(1) if len(log) else log.sum(1)
-        likelihood = self._tiled((log - largest[:, None]).exp())
-        if self._weights.members > 1 or self.model.sharing is not None:
+        likelihood, largest = self._likelihood(counts)
+        predicted = self._predicted(counts.index).double()
+        if self._drifts > 1 or self.model.sharing is not None:
             self._learn_together(counts.index[counts.leader], likelihood[counts.leader], elapsed)
-        predicted, chance, status = self._condition(counts, likelihood)
+        if isinstance(self.model.decay, DecayBank):
+            status = self._condition_by_bank(self.model.decay, counts, predicted, likelihood, elapsed)
+        else:
+            status = self._condition(counts, likelihood)
         self._propagators.step(elapsed)
         self._unseen.move(moves, elapsed)
         self._forget_answers()
@@ -183,36 +191,58 @@ class GridPosterior(Posterior):
             counts.index,
             counts.successes,
             counts.trials,
-            chance.log() + largest,
+            (predicted * likelihood).sum(1).log() + largest,
             torch.zeros_like(largest),
             status,
             (by_point * self._law.mixed(counts.trials)).sum(1),
             by_point @ self._rate,
         )
 
-    def _condition(self, counts: Counts, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Condition the observed rows. Gives what had been predicted, (M, states) float64, its chances (M,), status."""
-        by_slot, unseen = map(self._cast, self._carried())
-        cast, now = self._cast(likelihood), self._propagators.now * self._weights.tables
-        predicted, status = torch.empty_like(cast), torch.empty_like(counts.index, dtype=torch.int32)
+    def _likelihood(self, counts: Counts) -> tuple[Tensor, Tensor]:
+        """P(counts | state) (M, states), divided by the largest of each row, whose logarithms (M,) come with it."""
+        log = self._law.log_chance(counts.successes, counts.trials)
+        largest = log.amax(1) if len(log) else log.sum(1)
+        return self._tiled((log - largest[:, None]).exp()), largest
+
+    def _condition(self, counts: Counts, likelihood: Tensor) -> Tensor:
+        """Condition the observed rows; gives their status (M,)."""
+        cast, now = self._cast(likelihood), self._propagators.now * self._tables
+        status = torch.empty_like(counts.index, dtype=torch.int32)
         chance = torch.empty(len(cast), dtype=self.dtype, device=self.device)
-        kernel, decay = self._kernel("grid_filter"), self.model.decay
-        state = self._belief, self._slot, by_slot, unseen
-        if decay < 1:  # what is forgotten is forgotten after the prediction
-            kernel.predict(*state, counts.index, predicted)
-        prior = None if decay == 1 else self._cast(self._initial[0])
-        told = predicted if decay == 1 else None
-        kernel.advance(*state, counts.index, cast, now, told, chance, status, decay, prior)
-        if self._weights.tables > 1:
+        decay = self.model.decay
+        assert isinstance(decay, float | int)
+        prior = None if decay == 1 else self._cast(self._unseen.prior[0])
+        by_slot, unseen = map(self._cast, self._carried())
+        self._kernel("grid_filter").advance(
+            self._belief, self._slot, by_slot, unseen, counts.index, cast, now, None, chance, status, decay, prior
+        )
+        if self._tables > 1:
             rows = counts.index[counts.leader]
             self._slot[rows] = now + self._groups[rows]
-        wide = predicted.double()
-        return wide, (wide * likelihood).sum(1), status
+        return status
+
+    def _condition_by_bank(
+        self, bank: DecayBank, counts: Counts, predicted: Tensor, likelihood: Tensor, elapsed: float
+    ) -> Tensor:
+        """The same with beliefs that are averaged over how much each decay forgets."""
+        rows, met = counts.index[counts.leader], likelihood[counts.leader]
+        groups = self._groups[rows].long()
+        decays = torch.tensor(bank.members, dtype=torch.float64, device=self.device)
+        joint = forgotten(predicted[counts.leader], self._unseen.prior[0], decays) * met  # (J, M, states)
+        averaged = torch.einsum("mj,jms->ms", self._weights.now()[groups], joint)
+        total = averaged.sum(1, keepdim=True)
+        possible = total > torch.finfo(self.dtype).tiny
+        after = torch.where(possible, averaged / total, met / met.sum(1, keepdim=True))
+        self._weights.learn(joint.sum(2).clamp(min=_LEAST_CHANCE).log(), groups, elapsed)
+        self._belief[rows], self._slot[rows] = after.to(self.dtype), self._propagators.now
+        status = torch.zeros_like(counts.index, dtype=torch.int32)
+        status[counts.leader] = UNEXPECTED * (~possible[:, 0]).int()
+        return status
 
     def _learn_together(self, rows: Tensor, likelihood: Tensor, elapsed: float) -> None:
         """What observations of distinct rows (M,) with likelihoods (M, states) say about drifts, and other prompts."""
         groups, first = self._groups[rows].long(), self._slot[rows] < 0
-        if self._weights.members > 1:
+        if self._drifts > 1:
             self._weights.learn(self._member_evidence(rows, likelihood), groups, elapsed)
         self._unseen.learn(groups[first], likelihood[first])
         self._forget_answers()  # first looks of one step tell about each other
@@ -221,16 +251,16 @@ class GridPosterior(Posterior):
         """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
         slot, group = self._slot[rows].long(), self._groups[rows].long()
         outcome, which = likelihood.unique(dim=0, return_inverse=True)
-        steps, step = (slot // self._weights.tables).clamp(min=0).unique(return_inverse=True)
+        steps, step = (slot // self._tables).clamp(min=0).unique(return_inverse=True)
         carried = self._propagators.by_age[:, self._propagators.now - steps]  # (J, steps, states, states)
         pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
         seen = (pulled * self._belief[rows].double()).sum(2)
         unseen = (self._unseen.beliefs()[:, group] * likelihood).sum(2)
-        return torch.where(slot >= 0, seen, unseen).clamp(min=1e-300).log()
+        return torch.where(slot >= 0, seen, unseen).clamp(min=_LEAST_CHANCE).log()
 
     def _settle(self) -> None:
         """Write the beliefs of the older half of the steps forward, and count the steps anew."""
-        tables, half = self._weights.tables, CAPACITY // 2
+        tables, half = self._tables, CAPACITY // 2
         now = self._propagators.now * tables
         by_slot, _ = self._carried()
         self._kernel("grid_filter").settle(self._belief, self._slot, self._cast(by_slot), 0, half * tables, now)
@@ -241,8 +271,7 @@ class GridPosterior(Posterior):
         self._forget_answers()
 
     def _warm_start(self, counts: Counts) -> None:
-        log = self._law.log_chance(counts.successes, counts.trials)
-        self._condition(counts, self._tiled((log - log.amax(1, keepdim=True)).exp()))
+        self._condition(counts, self._likelihood(counts)[0])
         self._forget_answers()
 
     # Inner workings
@@ -250,13 +279,13 @@ class GridPosterior(Posterior):
     def _carried(self) -> tuple[Tensor, Tensor]:
         """Transitions since each slot (slots, states, states), and beliefs of prompts that nobody saw (R, states)."""
         if self._answer is None:
-            weights, unseen = self._weights.now(), self._unseen.beliefs()
-            by_slot, states = self._propagators.by_slot(), self._belief.shape[1]
-            if self._weights.members == 1:
+            by_slot, unseen, states = self._propagators.by_slot(), self._unseen.beliefs(), self._belief.shape[1]
+            if self._drifts == 1:
                 self._answer = by_slot[0], unseen[0]
             else:
+                weights = self._weights.now()
                 mixed = torch.einsum("rj,jskl->srkl", weights, by_slot).reshape(-1, states, states)
-                self._answer = mixed, torch.einsum("rj,jrk->rk", weights.expand(self._num_groups, -1), unseen)
+                self._answer = mixed, torch.einsum("rj,jrk->rk", weights, unseen)
         return self._answer
 
     def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
@@ -284,8 +313,8 @@ class GridPosterior(Posterior):
         return self._tiled(self._law.mixed(trials))
 
     def _point_later(self, trials: int, index: Tensor) -> Tensor:
-        moves = self._propagators.transition(1.0)
-        return self._weights.of_pool() @ (moves @ self._point_worth(trials))
+        later = self._propagators.transition(1.0) @ self._point_worth(trials)  # (drifts, states)
+        return later[0] if self._drifts == 1 else self._weights.of_pool() @ later
 
     def _point_chance(self, trials: int) -> Tensor:
         successes = torch.arange(trials + 1, device=self.device)

@@ -1,0 +1,98 @@
+"""Several settings at once, weighted online by how well each predicts the counts (Bayesian model averaging)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bayes_prompt.models import checks
+from bayes_prompt.models.drift import Drift, own
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Members whose weights follow their evidence, in the pool and in every group.
+
+    A prompt keeps one belief: after each look those of the members are averaged by their weights, so that a bank costs
+    little more than one member (generalised pseudo-Bayes of order 1; Bar-Shalom, Li and Kirubarajan, 2001, ch. 11.6).
+
+    Args:
+        members: at least one.
+        memory: what is left of the evidence after one unit of time, in [0, 1]; below 1 the weights can turn.
+        pooling: looks of a group at which its own evidence counts for as much as that of all other groups together, at
+            least 0; with 0 groups are on their own.
+
+    Raises ValueError or TypeError for what is no such thing.
+    """
+
+    members: Sequence[Any]
+    memory: float = 0.98
+    pooling: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        try:
+            members = tuple(self.members)
+        except TypeError:
+            raise TypeError(f"members must be a sequence; got {self.members!r}") from None
+        if not members:
+            raise ValueError("members must be one or more; got none")
+        object.__setattr__(self, "members", members)
+        checks.unit_interval("memory", self.memory)
+        checks.number("pooling", self.pooling)
+        if not 0 <= self.pooling < math.inf:
+            raise ValueError(f"pooling must be finite and at least 0; got {self.pooling}")
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"memory": float(self.memory), "pooling": float(self.pooling)}
+
+
+@dataclass(frozen=True, eq=False)
+class DriftBank(Bank):
+    """A bank of drifts, each a `Drift`, all with the same number of modes: see `Bank`."""
+
+    members: Sequence[Drift]
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for place, member in enumerate(self.members):
+            if not isinstance(member, Drift):
+                raise TypeError(f"members[{place}] must be a Drift; got {type(member).__name__}")
+        if len({member.modes for member in self.members}) > 1:
+            raise ValueError(f"members must have the same number of modes; got {[m.modes for m in self.members]}")
+        object.__setattr__(self, "members", tuple(own(member) for member in self.members))
+
+    @property
+    def modes(self) -> int:
+        """Of every member."""
+        return self.members[0].modes
+
+    @property
+    def reach(self) -> float:
+        """The farthest of the members'."""
+        return max(member.reach for member in self.members)
+
+    def describe(self) -> dict[str, Any]:
+        """The bank as JSON-able numbers and strings."""
+        return {"drift": "DriftBank", "members": [member.describe() for member in self.members], **self._numbers()}
+
+
+@dataclass(frozen=True, eq=False)
+class DecayBank(Bank):
+    """A bank of decays, each in [0, 1], in place of one that is set by hand: see `Bank`."""
+
+    members: Sequence[float] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for place, member in enumerate(self.members):
+            checks.unit_interval(f"members[{place}]", member)
+        object.__setattr__(self, "members", tuple(map(float, self.members)))
+
+    def describe(self) -> dict[str, Any]:
+        """The bank as JSON-able numbers and strings."""
+        return {"decays": list(self.members), **self._numbers()}
