@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import bayes_prompt.acquisition as acquisition
     import bayes_prompt.embedding as embedding
     import bayes_prompt.recipes as recipes
+    import bayes_prompt.simulate as simulate
     from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
     from bayes_prompt.history import History
     from bayes_prompt.kernels.backend import BackendUnavailable
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from bayes_prompt.models.sharing import EmpiricalBayes
     from bayes_prompt.models.success_rate import SuccessRate
     from bayes_prompt.posteriors.base import Posterior
+    from bayes_prompt.recorder import Recorder
+    from bayes_prompt.replays.protocol import replay
+    from bayes_prompt.replays.results import ReplayResults
     from bayes_prompt.selector import PromptSelector
 
 __version__ = "0.1.0"
@@ -52,13 +56,17 @@ __all__ = [
     "PromptSelector",
     "PromptShortage",
     "PublishedEmission",
+    "Recorder",
     "Redraw",
+    "ReplayResults",
     "SolvingProgress",
     "SuccessRate",
     "acquisition",
     "embedding",
     "priors",
     "recipes",
+    "replay",
+    "simulate",
 ]
 
 _HOME = {
@@ -81,15 +89,19 @@ _HOME = {
     "PromptSelector": "bayes_prompt.selector",
     "PromptShortage": "bayes_prompt.errors",
     "PublishedEmission": "bayes_prompt.models.emission",
+    "Recorder": "bayes_prompt.recorder",
     "Redraw": "bayes_prompt.models.drift",
+    "ReplayResults": "bayes_prompt.replays.results",
     "SolvingProgress": "bayes_prompt.models.progress",
     "SuccessRate": "bayes_prompt.models.success_rate",
+    "replay": "bayes_prompt.replays.protocol",
 }
 _MODULES = {
     "acquisition": "bayes_prompt.acquisition",
     "embedding": "bayes_prompt.embedding",
     "priors": "bayes_prompt.models.priors",
     "recipes": "bayes_prompt.recipes",
+    "simulate": "bayes_prompt.simulate",
 }
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_prompt.replays import command as replay_command
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -374,6 +376,9 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 
 COMMANDS = (
+    Command(
+        "replay", replay_command.HELP, "replay", replay_command.NEEDS, replay_command.configure, replay_command.act
+    ),
     Command(
         "demo",
         "Finetune a small language model by RL, once per method of choosing prompts, and show the difference.",

@@ -1,11 +1,10 @@
-"""Rollout histories: how many rollouts of every prompt succeeded at every step, in memory and as Parquet."""
+"""Rollout histories: how many rollouts of every prompt succeeded at every step, in memory and in files."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-COLUMNS = ("prompt_id", "step", "successes", "trials")
-_SHAPE_KEY = b"bayes_prompt.history"
+from bayes_prompt import history_files
+from bayes_prompt.history_files import COLUMNS, Name, Table
+
+__all__ = ["COLUMNS", "History"]
 # A step or prompt number that is no running number would ask for tables beyond any memory. Two of this size: 16 GiB.
 _MOST_CELLS = 2**30
 
@@ -26,14 +27,17 @@ class History:
     Args:
         successes: (T, N) int64, 0 <= successes <= trials; None where they are to be sampled from a model.
         trials: (T, N) int64; 0 where the prompt was not observed in that step.
+        ids: N distinct names of the prompts, all strings or all integers; None where they are called by their rows.
 
     Raises:
-        TypeError: a field is not a tensor of integers.
-        ValueError: a shape, or an entry out of range; the message names the entry [step, prompt].
+        TypeError: a count is not a tensor of integers, or ids are neither strings nor integers.
+        ValueError: a shape, or an entry out of range; the message names the entry [step, prompt]. Or ids that are not
+            distinct.
     """
 
     successes: Tensor | None
     trials: Tensor
+    ids: tuple[Name, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and keep the counts as int64."""
@@ -53,6 +57,8 @@ class History:
                 )
             _check("successes", successes, (successes >= 0) & (successes <= trials), "must lie in [0, trials]")
             object.__setattr__(self, "successes", successes)
+        if self.ids is not None:
+            object.__setattr__(self, "ids", _distinct(self.ids, self.num_prompts))
 
     @property
     def num_steps(self) -> int:
@@ -93,28 +99,72 @@ class History:
         return cls(*_tables(records, _size("num_prompts", num_prompts), num_steps))
 
     def write_parquet(self, path: str | PathLike[str]) -> None:
-        """Write one row for each observation: columns prompt_id, step, successes, trials (int64), by step, then prompt.
+        """Write one row for each observation: columns prompt_id, step, successes, trials, by step, then prompt.
 
-        What was not observed is not written; T and N stand in the file's metadata.
+        What was not observed is not written; T, N and the ids stand in the file's metadata. Where the prompts have no
+        ids, prompt_id is their row.
 
         Raises:
             ValueError: the successes are None.
             ImportError: pyarrow is not installed.
         """
-        if self.successes is None:
-            raise ValueError("successes is None: a history without counts cannot be written")
-        arrow, parquet = _pyarrow()
-        step, prompt = self.trials.nonzero(as_tuple=True)
-        values = (prompt, step, self.successes[step, prompt], self.trials[step, prompt])
-        table = arrow.table({name: value.cpu().numpy() for name, value in zip(COLUMNS, values, strict=True)})
-        shape = json.dumps({"num_steps": self.num_steps, "num_prompts": self.num_prompts}).encode()
-        parquet.write_table(table.replace_schema_metadata({_SHAPE_KEY: shape}), path)
+        step, prompt, successes, trials = self._records()
+        notes = {"num_steps": self.num_steps, "num_prompts": self.num_prompts}
+        names = prompt if self.ids is None else [self.ids[row] for row in prompt.tolist()]
+        noted = {} if self.ids is None else {"ids": self.ids}
+        history_files.write_parquet(path, (names, step, successes, trials), notes | noted)
+
+    def write_jsonl(self, path: str | PathLike[str]) -> None:
+        """Write the same as JSON lines, an object for each observation.
+
+        Such a file has no metadata. So that reading finds the same N and T, prompts that were never observed, and a
+        last step without observations, have a line with 0 trials. (Ids come back in sorted order: see `read`.)
+
+        Raises:
+            ValueError: the successes are None.
+        """
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(history_files.line(*record) for record in self._lines())
+
+    @classmethod
+    def read(
+        cls, path: str | PathLike[str], ids: Sequence[Name] | None = None, num_steps: int | None = None
+    ) -> History:
+        """Read anybody's history: .parquet, .jsonl or .ndjson, with the columns prompt_id, step, successes, trials.
+
+        The column of steps may be called visit; other columns are ignored. A prompt_id is a string or an integer of any
+        size, with gaps or without. The prompts that occur become the rows, in sorted order of their ids, and the
+        history's `ids` say which they are: None where they are 0 to N-1. A file that notes its prompts (see
+        `write_parquet`) gets those rows. Records with 0 trials say that there are such a prompt and step.
+
+        Args:
+            path: the file.
+            ids: N names, the pool's own, in the order of its rows: prompts get these rows.
+            num_steps: T; None: what the file notes, else up to the last step that occurs.
+
+        Raises:
+            ValueError: the ending of the name, a missing column, a record out of range, a line that is no JSON object,
+                a prompt that `ids` lacks.
+            TypeError: a column does not hold integers, or prompts are integers and strings.
+            ImportError: Parquet without pyarrow.
+        """
+        table = history_files.read(path)
+        (name, prompts), *_ = table.columns.items()
+        given = None if ids is None else _distinct(ids, len(ids))
+        if given is None and (noted := table.notes.get("ids")) is not None:
+            given = _distinct(noted, len(noted))
+        if given is None and "num_prompts" in table.notes:
+            return cls._of(table, None, num_steps)
+        rows, names = history_files.numbered(name, prompts, given)
+        return cls._of(
+            Table({**table.columns, name: rows}, {**table.notes, "num_prompts": len(names)}), None, num_steps, names
+        )
 
     @classmethod
     def read_parquet(
         cls, path: str | PathLike[str], num_prompts: int | None = None, num_steps: int | None = None
     ) -> History:
-        """Read a file with the columns prompt_id, step, successes, trials; others are ignored.
+        """Read what `write_parquet` wrote, or a file like it; as `read`, but integers are taken for row numbers.
 
         Args:
             path: the file.
@@ -127,23 +177,70 @@ class History:
             TypeError: a column does not hold integers.
             ImportError: pyarrow is not installed.
         """
-        _, parquet = _pyarrow()
-        table = parquet.read_table(path)
-        for name in COLUMNS:
-            if name not in table.column_names:
-                raise ValueError(f"the history needs a column {name!r}; the file has {table.column_names}")
-            if table[name].null_count:
-                raise ValueError(f"column {name!r} has {table[name].null_count} missing values; every record needs one")
-        noted = _noted_sizes((table.schema.metadata or {}).get(_SHAPE_KEY))
-        if num_prompts is None:
-            num_prompts = noted.get("num_prompts")
-        if num_steps is None:
-            num_steps = noted.get("num_steps")
-        records = {name: table[name].to_numpy() for name in ("step", "prompt_id", "successes", "trials")}
-        return cls(*_tables(records, num_prompts, num_steps))
+        return cls._rows_of(history_files.read_parquet(path), num_prompts, num_steps)
+
+    @classmethod
+    def read_jsonl(
+        cls, path: str | PathLike[str], num_prompts: int | None = None, num_steps: int | None = None
+    ) -> History:
+        """Read what `write_jsonl` wrote, or a file like it; arguments as in `read_parquet`.
+
+        A last line that was torn off, by a crash say, is told in a warning and skipped.
+
+        Raises:
+            ValueError: a line that is no JSON object with these keys, or holds what `from_records` refuses.
+        """
+        return cls._rows_of(history_files.read_jsonl(path), num_prompts, num_steps)
+
+    @classmethod
+    def _rows_of(cls, table: Table, num_prompts: int | None, num_steps: int | None) -> History:
+        """Integers are row numbers unless the file notes ids; strings are names."""
+        (name, prompts), *_ = table.columns.items()
+        noted = table.notes.get("ids")
+        if noted is None and prompts.dtype.kind not in "OU":
+            return cls._of(table, num_prompts, num_steps)
+        rows, names = history_files.numbered(name, prompts, None if noted is None else _distinct(noted, len(noted)))
+        if num_prompts is not None and num_prompts != len(names):
+            raise ValueError(f"num_prompts must be {len(names)}, the number of ids in the file; got {num_prompts}")
+        return cls._of(Table({**table.columns, name: rows}, table.notes), len(names), num_steps, names)
+
+    @classmethod
+    def _of(
+        cls, table: Table, num_prompts: int | None, num_steps: int | None, names: tuple[Name, ...] | None = None
+    ) -> History:
+        """A history of the records, whose prompts are rows by now; sizes of None are those that the file notes."""
+        prompt, step, successes, trials = table.columns
+        records: dict[str, ArrayLike] = {name: table.columns[name] for name in (step, prompt, successes, trials)}
+        num_prompts = table.notes.get("num_prompts") if num_prompts is None else num_prompts
+        num_steps = table.notes.get("num_steps") if num_steps is None else num_steps
+        plain = names is None or names == tuple(range(len(names)))
+        return cls(*_tables(records, num_prompts, num_steps, least_trials=0), None if plain else names)
+
+    def _records(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Step, row, successes and trials of every observation, each (R,), by step, then row."""
+        if self.successes is None:
+            raise ValueError("successes is None: a history without counts cannot be written")
+        step, prompt = self.trials.nonzero(as_tuple=True)
+        values = (step, prompt, self.successes[step, prompt], self.trials[step, prompt])
+        step_, prompt_, successes, trials = (value.cpu().numpy() for value in values)
+        return step_, prompt_, successes, trials
+
+    def _lines(self) -> Iterator[tuple[Name, int, int, int]]:
+        """Prompt, step, successes and trials of every observation, and what says that there is more than these."""
+        names = range(self.num_prompts) if self.ids is None else self.ids
+        last = self.num_steps - 1
+        for step, row, successes, trials in zip(*(each.tolist() for each in self._records()), strict=True):
+            yield names[row], step, successes, trials
+        blank = (self.trials == 0).all(0).nonzero()[:, 0].tolist()
+        if not blank and not bool((self.trials[last] > 0).any()):
+            blank = [0]
+        for row in blank:
+            yield names[row], last, 0, 0
 
 
-def _tables(records: dict[str, ArrayLike], num_prompts: int | None, num_steps: int | None) -> tuple[Tensor, Tensor]:
+def _tables(
+    records: dict[str, ArrayLike], num_prompts: int | None, num_steps: int | None, least_trials: int = 1
+) -> tuple[Tensor, Tensor]:
     """Successes and trials (T, N) of the records, whose columns (R,) come in the order step, prompt, successes, trials.
 
     Their names are those that errors call them by. A size of None: up to the last that occurs.
@@ -163,7 +260,7 @@ def _tables(records: dict[str, ArrayLike], num_prompts: int | None, num_steps: i
         )
     for name, column, bound in ((of_step, step, num_steps), (of_prompt, prompt, num_prompts)):
         _check(name, column, (column >= 0) & (column < bound), f"must lie in [0, {bound})")
-    _check(of_trials, trials, trials >= 1, "must be at least 1")
+    _check(of_trials, trials, trials >= least_trials, f"must be at least {least_trials}")
     _check(of_successes, successes, (successes >= 0) & (successes <= trials), f"must lie in [0, {of_trials}]")
     tables = torch.zeros(2, num_steps, num_prompts, dtype=torch.int64)
     for table, counted in zip(tables, (successes, trials), strict=True):
@@ -192,18 +289,22 @@ def _size(name: str, value: int) -> int:
     return int(value)
 
 
-def _noted_sizes(note: bytes | None) -> dict[str, int]:
-    """What `write_parquet` noted of T and N; nothing in a file of somebody else's."""
-    if note is None:
-        return {}
-    try:
-        sizes = json.loads(note)
-        return {name: _size(name, sizes[name]) for name in ("num_steps", "num_prompts")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"the file's metadata {_SHAPE_KEY.decode()!r} must be a JSON object with the integers num_steps and "
-            f"num_prompts; got {note[:100]!r}"
-        ) from error
+def _distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
+    """Names as Python's own strings or integers; TypeError or ValueError names the first that is bad."""
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
+        raise TypeError(f"ids must be a sequence with one name for each prompt; got a {type(ids).__name__}")
+    listed: list[Any] = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    names = [int(each) if isinstance(each, np.integer) else each for each in listed]
+    if len(names) != num_prompts:
+        raise ValueError(f"ids must have {num_prompts} entries, one for each prompt; got {len(names)}")
+    kind = str if names and isinstance(names[0], str) else int
+    rows: dict[Name, int] = {}
+    for row, name in enumerate(names):
+        if not isinstance(name, kind) or isinstance(name, bool):
+            raise TypeError(f"ids[{row}] = {name!r} must be a string or an integer, and all of them alike")
+        if (earlier := rows.setdefault(name, row)) != row:
+            raise ValueError(f"ids[{row}] = {name!r} is also ids[{earlier}]; ids must be distinct")
+    return tuple(names)
 
 
 def _column(name: str, values: ArrayLike) -> Tensor:
@@ -221,12 +322,3 @@ def _check(name: str, values: Tensor, good: Tensor, accepted: str) -> None:
     if not bool(good.all()):
         where = (~good).nonzero()[0].tolist()
         raise ValueError(f"{name}{where} = {int(values[tuple(where)])} {accepted}")
-
-
-def _pyarrow() -> tuple[ModuleType, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("reading and writing histories needs pyarrow: pip install 'bayes-prompt[history]'") from error
-    return pyarrow, pyarrow.parquet

@@ -1,8 +1,10 @@
-"""Rollout histories: validation, records, and Parquet there and back."""
+"""Rollout histories: validation, records, names, and files there and back."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bayes_prompt.history import COLUMNS, History
 
@@ -208,3 +212,160 @@ def test_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
         History(one, one).write_parquet(tmp_path / "x.parquet")
     with pytest.raises(ImportError, match=r"bayes-prompt\[history\]"):
         History.read_parquet(tmp_path / "x.parquet")
+
+
+# Names of prompts, and files of anybody's
+
+HISTORIES = st.integers(1, 5).flatmap(
+    lambda steps: st.integers(1, 6).flatmap(
+        lambda prompts: st.lists(
+            st.lists(st.integers(0, 4), min_size=prompts, max_size=prompts), min_size=steps, max_size=steps
+        )
+    )
+)
+
+
+def of_trials(trials: list[list[int]], ids: Any = None) -> History:
+    """A history with these trials, and successes that differ from cell to cell."""
+    of = torch.tensor(trials)
+    return History(torch.arange(of.numel()).reshape(of.shape) % (of + 1), of, ids)
+
+
+def assert_same(found: History, wanted: History) -> None:
+    assert wanted.successes is not None and found.successes is not None
+    assert torch.equal(found.trials, wanted.trials) and torch.equal(found.successes, wanted.successes)
+    assert found.ids == wanted.ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(HISTORIES, st.sampled_from(["rows", "integers", "strings"]))
+def test_every_format_there_and_back(trials: list[list[int]], kind: str) -> None:
+    number = len(trials[0])
+    ids = {"rows": None, "integers": [7 * n - 9 for n in range(number)], "strings": [f"ä{n}\n" for n in range(number)]}
+    history = of_trials(trials, ids[kind])
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("parquet", "jsonl", "ndjson"):
+            path = Path(folder) / f"history.{suffix}"
+            history.write_parquet(path) if suffix == "parquet" else history.write_jsonl(path)
+            assert_same(History.read(path), history)
+        if kind != "integers":
+            assert_same(History.read_parquet(Path(folder) / "history.parquet"), history)
+            assert_same(History.read_jsonl(Path(folder) / "history.jsonl"), history)
+
+
+def test_what_is_not_in_order_comes_back_sorted_or_as_asked_for(tmp_path: Path) -> None:
+    history = of_trials([[1, 2, 3]], ["b", "c", "a"])
+    history.write_jsonl(tmp_path / "h.jsonl")
+    history.write_parquet(tmp_path / "h.parquet")
+    assert_same(History.read(tmp_path / "h.parquet"), history)  # which notes them
+    assert_same(History.read(tmp_path / "h.jsonl", ids=["b", "c", "a"]), history)
+    by_name = History.read(tmp_path / "h.jsonl")
+    assert by_name.ids == ("a", "b", "c")
+    assert by_name.trials.tolist() == [[3, 1, 2]]
+    wider = History.read(tmp_path / "h.jsonl", ids=["z", "a", "b", "c"], num_steps=2)
+    assert wider.trials.tolist() == [[0, 3, 1, 2], [0, 0, 0, 0]]
+    with pytest.raises(ValueError, match=r"prompt_id\[1\] = 'c' is none of the 2 ids"):
+        History.read(tmp_path / "h.jsonl", ids=["a", "b"])
+
+
+def test_gaps_between_integers_are_closed_by_read_alone(tmp_path: Path) -> None:
+    columns = {"prompt_id": [2**40, -3, 5, 5], "visit": [0, 1, 1, 1], "successes": [1, 2, 0, 1], "trials": [4, 4, 2, 2]}
+    path = write(tmp_path / "f.parquet", columns)
+    history = History.read(path)
+    assert history.ids == (-3, 5, 2**40)
+    assert history.trials.tolist() == [[0, 0, 4], [4, 4, 0]]  # two records of one prompt are added
+    with pytest.raises(ValueError, match=r"prompt_id\[0\] = 1099511627776 must lie in \[0, 8\)"):
+        History.read_parquet(path, num_prompts=8)
+    assert History.read(write(tmp_path / "g.parquet", {**columns, "prompt_id": [1, 0, 2, 2]})).ids is None
+
+
+def test_categories_are_names(tmp_path: Path) -> None:
+    names = pyarrow.array(["b", "a", "b"]).dictionary_encode()
+    path = write(
+        tmp_path / "f.parquet", {"prompt_id": names, "step": [0, 0, 1], "successes": [0, 0, 1], "trials": [1, 1, 1]}
+    )
+    for history in (History.read(path), History.read_parquet(path)):
+        assert history.ids == ("a", "b")
+        assert history.trials.tolist() == [[1, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        (["a"], ValueError, r"ids must have 2 entries, one for each prompt; got 1"),
+        (["a", "a"], ValueError, r"ids\[1\] = 'a' is also ids\[0\]"),
+        (["a", 1], TypeError, r"ids\[1\] = 1 must be a string or an integer, and all of them alike"),
+        ([0, 1.5], TypeError, r"ids\[1\] = 1.5 must be"),
+        ([0, True], TypeError, r"ids\[1\] = True must be"),
+        ("ab", TypeError, "ids must be a sequence"),
+        ({"a", "b"}, TypeError, "ids must be a sequence"),
+    ],
+)
+def test_bad_ids_are_named(ids: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        of_trials([[1, 1]], ids)
+    assert of_trials([[1, 1]], np.array([5, 3])).ids == (5, 3)
+
+
+GOOD = '{"prompt_id": 1, "step": 0, "successes": 1, "trials": 2}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"prompt_id": 1, "st', "\0\0\0", '{"prompt_id": "\udcc3'])
+def test_a_torn_last_line_is_told_and_skipped(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "h.jsonl"
+    path.write_text(GOOD + "\n" + torn, errors="surrogateescape")
+    with pytest.warns(UserWarning, match=r"h\.jsonl: line 3, the last one, is torn off"):
+        assert History.read_jsonl(path).trials.tolist() == [[0, 2]]
+    path.write_text(GOOD + torn + "\n" + GOOD, errors="surrogateescape")
+    with pytest.raises(ValueError, match="line 2 of the history must be a JSON object"):
+        History.read_jsonl(path)
+    path.write_text(GOOD.strip())  # only the end of the line is missing, which others may not write
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert History.read(path).trials.tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", r"line 2 of the history must be a JSON object; got '\[1\]'"),
+        ('{"prompt_id": 1, "step": 0, "successes": 1}', r"line 2 of the history needs a key 'trials'"),
+        (GOOD.replace("2", "2.5"), r"line 2: trials = 2.5 must be an integer"),
+        (GOOD.replace("2", "true"), r"line 2: trials = True must be an integer"),
+        (GOOD.replace("2", str(2**63)), r"line 2: trials = 9223372036854775808 must be an integer of 64 bits"),
+        (GOOD.replace('_id": 1', '_id": null'), r"line 2: prompt_id = None must be a string or an integer"),
+        (GOOD.replace('"successes": 1', '"successes": 3'), r"successes\[1\] = 3 must lie in \[0, trials\]"),
+        (GOOD.replace("2", "-1"), r"trials\[1\] = -1 must be at least 0"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "h.jsonl"
+    path.write_text(GOOD + line.strip() + "\n" + GOOD)
+    with pytest.raises(ValueError, match=message):
+        History.read(path)
+
+
+def test_other_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.parquet, \.jsonl, \.ndjson; got 'h\.csv'"):
+        History.read("h.csv")
+    path = tmp_path / "h.jsonl"
+    path.write_text('{"prompt": 1}\n')
+    with pytest.raises(ValueError, match="needs a column 'prompt_id'; the file has"):
+        History.read(path)
+    path.write_text(GOOD + GOOD.replace('_id": 1', '_id": "one"'))
+    with pytest.raises(TypeError, match="prompt_id must hold integers alone or strings alone; got int"):
+        History.read(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+        History.read_jsonl(path)
+    floats = write(tmp_path / "f.parquet", {"prompt_id": [0.5], "step": [0], "successes": [0], "trials": [1]})
+    with pytest.raises(TypeError, match="prompt_id must hold integers or strings; got float64"):
+        History.read(floats)
+
+
+def test_the_recorded_histories_are_read_as_they_are(shared: Path) -> None:
+    history = History.read(shared / "data" / "one_shot_rlvr_histories.parquet")
+    prompts = pyarrow.parquet.read_table(shared / "data" / "one_shot_rlvr_prompts.parquet")["prompt_id"].to_pylist()
+    assert history.num_prompts == 716
+    assert history.ids == tuple(sorted(prompts))
+    assert History.read(shared / "data" / "small_grpo_histories.parquet").trials.eq(8).all()

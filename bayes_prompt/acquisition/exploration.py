@@ -136,7 +136,7 @@ class RevisitFloor(Acquisition):
         return self.acquisition.scores(posterior, seed, step)
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, the longest absent first."""
+        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, longest absent first."""
         places = round(self.share * batch)
         absent = posterior.step - posterior.last_observed
         if not places or posterior.step < self.absence or not bool((absent >= self.absence).any()):

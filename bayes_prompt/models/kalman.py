@@ -56,6 +56,10 @@ class LogitGaussian:
         weight = trials / (2 c) tanh(c / 2),    1 / new variance = 1 / variance + weight,    c ** 2 = E[logit ** 2],
         new mean = new variance * (mean / variance + successes - trials / 2).
 
+    Against exact Bayes on a fine grid (prior 1.5, drift 0.3, 8 rollouts a look, 20 looks) P(0 < successes < 8) is off
+    by 0.0026 on average and 0.04 at the most with moments, by 0.016 and 0.11 with polya_gamma; the success rate by
+    0.0013 and 0.05, and 0.0045 and 0.035.
+
     Args:
         prior: Normal of the logit with batch shape () for all prompts, or (N,), one for each prompt.
         drift: at least 0; the random walk's standard deviation in one unit of elapsed time.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bayes_prompt.history import History
     from bayes_prompt.posteriors.progress import ProgressPosterior
 
+POOLINGS = ("prompt", "pool", "group")
+
 
 @dataclass(frozen=True, eq=False)
 class ProgressTables:
@@ -72,6 +74,8 @@ class SolvingProgress:
             Published settings: 0.7 (MATH), 0.5 (Countdown, Geometry3k).
         learn: learn transitions from what is observed; False fixes them at the prior's mean.
         emission: the law of counts given the state. None: `PublishedEmission()`, for K = 3.
+        pooling: who learns a transition matrix together: "prompt", each its own as published; "pool", all prompts; or
+            "group", those of a group, which `posterior(groups=...)` tells.
 
     Raises:
         CannotLower: a field is something that has no table for the kernels; the message says what would work.
@@ -83,6 +87,7 @@ class SolvingProgress:
     decay: float = 0.7
     learn: bool = True
     emission: Emission | None = None
+    pooling: str = "prompt"
 
     def __post_init__(self) -> None:
         """Fill in what is None, take copies of the caller's tensors, and check every field."""
@@ -106,6 +111,10 @@ class SolvingProgress:
         checks.entries("the sum of initial", initial.sum(), (initial.sum() - 1).abs() <= 1e-6, "must be 1 within 1e-6")
         checks.unit_interval("decay", self.decay)
         checks.flag("learn", self.learn)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
+        if self.pooling != "prompt" and not self.learn:
+            raise ValueError(f"pooling={self.pooling!r} is of what is learned; learn is False")
         if self.emission is None:
             object.__setattr__(self, "emission", PublishedEmission())
         if self._emission.num_states != self.num_states:
@@ -152,6 +161,7 @@ class SolvingProgress:
             "decay": float(self.decay),
             "learn": self.learn,
             "emission": self._emission.describe(),
+            "pooling": self.pooling,
         }
 
     def posterior(
@@ -164,6 +174,7 @@ class SolvingProgress:
         first_prompt: int = 0,
         concentration: Tensor | None = None,
         initial: Tensor | None = None,
+        groups: Any = None,
     ) -> ProgressPosterior:
         """The online state of `num_prompts` prompts under this model.
 
@@ -175,25 +186,28 @@ class SolvingProgress:
             first_prompt: the number of row 0 within a larger pool; random draws depend on it, not on the chunking.
             concentration: (N, K, K) priors [prompt, from, to], one for each prompt, in place of `transition`.
             initial: (N, K) initial beliefs, one for each prompt, in place of `initial`.
+            groups: (N,) integers from 0 up, with pooling "group", which needs them.
 
         Raises:
             CannotLower: as in `lower`.
             ValueError, TypeError: a shape or value of the per-prompt priors, or a backend that cannot be had.
         """
+        if (groups is not None) != (self.pooling == "group"):
+            raise ValueError(f'groups go with pooling="group"; pooling is {self.pooling!r}, groups are {groups!r:.40}')
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "first_prompt": first_prompt}
+        if self.pooling != "prompt":
+            from bayes_prompt.posteriors.pooled_progress import PooledProgressPosterior
+
+            if concentration is not None:
+                raise ValueError(
+                    f'concentration is one for each prompt, and goes with pooling="prompt"; got {self.pooling!r}'
+                )
+            return PooledProgressPosterior(self, num_prompts, groups=groups, initial=initial, **options)
         from bayes_prompt.posteriors.progress import ProgressPosterior
 
-        return ProgressPosterior(
-            self,
-            num_prompts,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            first_prompt=first_prompt,
-            concentration=concentration,
-            initial=initial,
-        )
+        return ProgressPosterior(self, num_prompts, concentration=concentration, initial=initial, **options)
 
-    def pyro_model(self, history: History) -> Simulation:
+    def pyro_model(self, history: History, groups: Tensor | None = None) -> Simulation:
         """The generative model as a Pyro program over (steps x prompts), in float64.
 
         Graph of one prompt, T steps::
@@ -212,8 +226,11 @@ class SolvingProgress:
         `decay` has no generative counterpart: forgetting is a device of the online filter, and this program is the
         model whose transitions never change. With learn=False the filter is exact inference in it.
 
+        With pooling there is one matrix, `transition` (K, K), or with groups (R, K, K) in a plate `groups`.
+
         Args:
             history: counts (T, N), or trials alone to sample from the prior predictive.
+            groups: (N,) int64, with pooling "group".
 
         Raises:
             ValueError: a partial group of a single trial would have to be sampled from `PublishedEmission`.
@@ -223,8 +240,11 @@ class SolvingProgress:
         allowed = concentration.detach() > 0
         counts: list[Tensor] = []
         states: list[Tensor] = []
+        shared = None if self.pooling == "prompt" else self._shared_transition(concentration, allowed, groups)
         with pyro.plate("prompts", history.num_prompts, dim=-1):
-            if self.learn:
+            if shared is not None:
+                transition = shared
+            elif self.learn:
                 transition = _sample_transition(concentration, allowed)
             else:
                 transition = concentration / concentration.sum(-1, keepdim=True)
@@ -240,6 +260,16 @@ class SolvingProgress:
                 counts.append(pyro.sample(f"successes_{t}", law, obs=seen))
                 states.append(state)
         return Simulation(torch.stack(counts).long(), torch.stack(torch.broadcast_tensors(*states)))
+
+    def _shared_transition(self, concentration: Tensor, allowed: Tensor, groups: Tensor | None) -> Tensor:
+        """(K, K), or (N, K, K) of the prompts' groups."""
+        if (groups is not None) != (self.pooling == "group"):
+            raise ValueError(f'groups go with pooling="group"; pooling is {self.pooling!r}')
+        if groups is None:
+            return _sample_transition(concentration, allowed)
+        with pyro.plate("groups", int(groups.max()) + 1, dim=-1):
+            transition = _sample_transition(concentration, allowed)
+        return transition[groups] if transition.ndim == 3 else transition
 
     @property
     def _emission(self) -> Emission:

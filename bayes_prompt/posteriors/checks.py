@@ -46,6 +46,20 @@ def integer(name: str, value: int, low: int, high: int | None = None) -> int:
     return number
 
 
+def groups(name: str, values: IntegersLike | None, size: int) -> tuple[Tensor, int]:
+    """The groups (N,) int64 of N = `size` prompts, on the CPU, and R, one more than the largest; None is one group."""
+    if values is None:
+        return torch.zeros(size, dtype=torch.int64), 1
+    given = integers(name, values, size).cpu()
+    if bool((given < 0).any()):
+        row = int((given < 0).nonzero()[0])
+        raise ValueError(f"{name}[{row}] = {int(given[row])} must be at least 0")
+    number = int(given.max()) + 1
+    if number > size:
+        raise ValueError(f"{name} must be numbered below {size}, the number of prompts; got {number - 1}")
+    return given, number
+
+
 def integers(
     name: str,
     values: IntegersLike | int,

@@ -333,16 +333,9 @@ class GridPosterior(Posterior):
 
     def _checked_groups(self, groups: checks.IntegersLike | None) -> tuple[Tensor, int]:
         """The groups (N,) int32 on this device, and how many there are."""
-        if groups is None:
-            return torch.zeros(self.num_prompts, dtype=torch.int32, device=self.device), 1
-        given = checks.integers("groups", groups, self.num_prompts)
-        if bool((given < 0).any()):
-            row = int((given < 0).nonzero()[0])
-            raise ValueError(f"groups[{row}] = {int(given[row])} must be at least 0")
-        number = int(given.max()) + 1
-        most = MOST_GROUPS if isinstance(self.model.drift, DriftBank) else self.num_prompts
-        if number > most:
-            raise ValueError(f"groups must be numbered below {most}; got {number - 1}")
+        given, number = checks.groups("groups", groups, self.num_prompts)
+        if number > MOST_GROUPS and isinstance(self.model.drift, DriftBank):
+            raise ValueError(f"groups must be numbered below {MOST_GROUPS} with a DriftBank; got {number - 1}")
         return given.to(self.device, torch.int32), number
 
 

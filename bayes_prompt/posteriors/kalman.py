@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
@@ -16,7 +16,7 @@ from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models.kalman import LARGEST_LOGIT
 from bayes_prompt.models.numerics import log_binomial
-from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors import checks, looks
 from bayes_prompt.posteriors.base import Counts, Posterior
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ LOGIT = 8  # the stream of random words (see `kernels.rng`) that logits are draw
 _REACH = 6.0  # standard deviations; 2e-9 of a Gaussian lie beyond, and its density there is 1e-8 of the largest
 _FINEST = 2.0  # logits: a success rate and its powers change on this scale, however wide the belief about it
 _CELLS = 1 << 15  # rows times nodes that are worked on at a time on a CPU: the temporaries then stay in its cache
+_LANES = 32  # numbers that fill whole vector registers, of whatever type and machine
 _HALVINGS = 64  # of an interval, to its last bit
 _LONGEST = 1e300  # the clock stops there, so that it never becomes infinite
 
@@ -148,10 +149,11 @@ class KalmanPosterior(Posterior):
             raise ValueError(f"prior has {tables.mean.numel()} entries, but num_prompts is {self.num_prompts}")
         # One row more than there are prompts, where entries that do not count are written without being looked for.
         nobody = (0, 1)
-        self._mean = torch.nn.functional.pad(tables.mean.expand(self.num_prompts), nobody)
-        self._variance = torch.nn.functional.pad(tables.variance.expand(self.num_prompts), nobody, value=1.0)
-        self._seen_at = torch.zeros(self.num_prompts + 1, dtype=torch.float64, device=self.device)
-        self._clock = torch.zeros((), dtype=torch.float64, device=self.device)
+        with torch.inference_mode(False):  # kept beyond this call, and written to
+            self._mean = pad(tables.mean.expand(self.num_prompts), nobody)
+            self._variance = pad(tables.variance.expand(self.num_prompts), nobody, value=1.0)
+            self._seen_at = torch.zeros(self.num_prompts + 1, dtype=torch.float64, device=self.device)
+            self._clock = torch.zeros((), dtype=torch.float64, device=self.device)
 
     @property
     def mean(self) -> Tensor:
@@ -181,7 +183,8 @@ class KalmanPosterior(Posterior):
 
     def entropy(self, index: Tensor | None = None) -> Tensor:
         """Differential entropy of the logit in nats, log(2 pi e variance) / 2, (N,) or (B,): it has no lower bound."""
-        return ((2 * math.pi * math.e * self._moments(index)[1]).log() / 2).to(self.dtype)
+        _, variance = self._moments(index)
+        return _in_parts(lambda v: (2 * math.pi * math.e * v).log() / 2, _CELLS, variance).to(self.dtype)
 
     def sample_success_rate(self, seed: int, step: int) -> Tensor:
         """sigmoid of one draw of every prompt's logit, (N,): Box and Muller's, of two random words."""
@@ -194,6 +197,26 @@ class KalmanPosterior(Posterior):
             return torch.sigmoid(mean + variance.sqrt() * normal)
 
         return _in_parts(draw, _CELLS, mean, variance, prompts).to(self.dtype)
+
+    def _point_mass(self, index: Tensor) -> Tensor:
+        """What the Gaussian has between the middles, in the angle, of `looks.rates`: narrow beliefs are not missed."""
+        mean, variance = self._moments(index)
+        angle = torch.arange(1, looks.POINTS, dtype=torch.float64, device=self.device) * (math.pi / 2 / looks.POINTS)
+        below = torch.special.ndtr((2 * angle.tan().log() - mean[:, None]) / variance.sqrt()[:, None])
+        return pad(pad(below, (1, 0)), (0, 1), value=1.0).diff(dim=1)
+
+    def _point_worth(self, trials: int) -> Tensor:
+        return mixed(torch.logit(looks.rates(self.device)), trials)
+
+    def _point_later(self, trials: int, index: Tensor) -> Tensor:
+        if self.model.drift == self.model.trend == 0:
+            return self._point_worth(trials)
+        logit = torch.logit(looks.rates(self.device)) + self.model.trend
+        spread = torch.full_like(logit, self.model.drift**2).clamp(min=torch.finfo(torch.float64).tiny)
+        return expectation(lambda later: mixed(later, trials), logit, spread, self.model.points)
+
+    def _point_chance(self, trials: int) -> Tensor:
+        return looks.binomial(looks.rates(self.device), trials)
 
     def _moments(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and variance of the logit now, (N,) or (B,), in float64."""
@@ -299,6 +322,13 @@ def _root(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> 
 
 def _in_parts(function: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
     """function(*columns) of (M,) columns, at most `size` rows at a time; on an accelerator a hundred times as many."""
-    size = size if columns[0].device.type == "cpu" else 128 * size
-    parts = [function(*part) for part in zip(*(column.split(max(size, 1)) for column in columns), strict=True)]
+    if columns[0].device.type != "cpu":
+        size *= 128
+    parts = []
+    for part in zip(*(column.split(max(size, 1)) for column in columns), strict=True):
+        # What does not fill a vector register is computed by other instructions, and rounded otherwise: rows are added
+        # so that a prompt's answer does not depend on how many others are asked about.
+        rows = len(part[0])
+        filled = (torch.cat((column, column[-1:].expand(-rows % _LANES))) for column in part)
+        parts.append(function(*filled)[:rows])
     return parts[0] if len(parts) == 1 else torch.cat(parts)

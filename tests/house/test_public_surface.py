@@ -18,14 +18,15 @@ import torch
 
 import bayes_prompt as bp
 
-OPEN = ("posteriors", "trainers", "testbed")  # packages whose modules are public, but for these helpers
+OPEN = ("posteriors", "trainers", "testbed", "replays", "simulate")  # packages whose modules are public, but for these helpers
 HELPERS = {"checks"}
 MODULES = [
     *("history", "errors", "checkpoint", "identities", "in_flight", "metrics", "selector", "recipes", "cli"),
     *("models.priors", "models.emission", "models.progress", "models.success_rate", "models.numerics"),
     *("models.difficulty", "models.networks", "models.online_svi", "models.distributions", "recent", "embedding"),
     *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
-    *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select"),
+    *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select", "acquisition.exploration"),
+    *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "history_files", "recorder"),
 ]
 
 # Something that reads as a shape: (N,), (B, G), (K, K, N), (num_steps, ...).

@@ -1,0 +1,294 @@
+"""Recorder: writes the rollout history of a training run while it goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import RLock
+from types import MethodType, TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from torch import Tensor
+
+from bayes_prompt import history_files
+from bayes_prompt.files import whole
+from bayes_prompt.history import History
+from bayes_prompt.history_files import Name
+from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors.checks import IntegersLike
+
+if TYPE_CHECKING:
+    from bayes_prompt.posteriors.base import Posterior
+    from bayes_prompt.selector import PromptSelector
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes what came of every rolled-out prompt to a file, a line for each, flushed at every step.
+
+    Handed a selector, it writes whatever the selector learns from, and no line of the trainer has to change:
+
+        recorder = bp.Recorder("run/history.parquet", selector, resume=True)
+        ...                                    # train as before
+        recorder.close()
+
+    Without one, call `record` at every step. `History.read(path)` reads the file, and `bayes-prompt replay` replays it.
+
+    Lines are JSON, and lie in NAME.jsonl; for a name that ends in .parquet, `close` makes that file of them as well and
+    leaves them where they are. After a crash all but the step that was being written is there. After a restart the run
+    goes on from its checkpoint, which may be older than the last line: what was recorded of the steps that are run
+    again is replaced, so that no step is there twice. In a distributed run, record in one process.
+
+    Args:
+        path: .jsonl, .ndjson or .parquet; its folder is made where it is missing.
+        selector: whose steps are recorded, numbered by those of its posterior; under the names of its prompts if it has
+            ids (strings or integers), else under their rows. On a GPU each step waits for the counts.
+        resume: go on with a file that is there; without it, such a file is an error.
+
+    Raises:
+        ValueError: the ending of the name; a file that is there, unless `resume`; or one that is no such record.
+        TypeError: the selector's ids are neither strings nor integers, or it is no PromptSelector.
+        ImportError: .parquet, and pyarrow is not installed. OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], selector: PromptSelector | None = None, *, resume: bool = False
+    ) -> None:
+        self.path = Path(path)
+        parquet = history_files.format_of(path) == "parquet"
+        if parquet:
+            history_files.pyarrow()  # told now, not at the end of a long run
+        self.lines = self.path.with_suffix(".jsonl") if parquet else self.path
+        for file in {self.path, self.lines}:
+            if file.exists() and not resume:
+                raise ValueError(f"{str(file)!r} is there already; pass resume=True to go on with it, or another name")
+        self._lock = RLock()
+        self._posterior: Posterior | None = None
+        self._names: tuple[Name, ...] | None = None
+        self._num_prompts: int | None = None
+        if selector is not None:
+            self._names = _names(selector)
+            self._num_prompts = selector.num_prompts
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if parquet and self.path.exists() and not self.lines.exists():
+            with whole(self.lines) as scratch:
+                History.read_parquet(self.path).write_jsonl(scratch)
+        self._starts, end, unfinished = _scan(self.lines) if self.lines.exists() else ({}, 0, False)
+        self._open_step: int | None = None  # the one that `record` may add to
+        self._file: BinaryIO | None = open(self.lines, "ab", buffering=0)  # noqa: SIM115 - it stays open until close
+        self._file.truncate(end)
+        if unfinished:
+            self._write(b"\n")
+        if selector is not None:
+            self._posterior = selector.posterior
+            self._posterior.advance = _Tap(self, selector.posterior)  # type: ignore[method-assign]
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that was recorded, in earlier runs too; None before the first."""
+        return next(reversed(self._starts), None)
+
+    def record(
+        self,
+        step: int,
+        prompts: IntegersLike | Sequence[str],
+        successes: IntegersLike,
+        trials: IntegersLike | int,
+    ) -> None:
+        """Write down what came of the prompts of one step. Calls for one step add to it; then comes a later one.
+
+        The first step after a restart may be one that is there already: it and those after it are replaced.
+
+        Args:
+            step: at least 0.
+            prompts: rows, or names (strings or integers) of the prompts, (B,).
+            successes: (B,) integers in [0, trials]. trials: (B,) integers, or one for all, at least 1.
+
+        Raises:
+            ValueError: a count out of range, a shape, a step before the last one, or the recorder is closed.
+            TypeError: not integers, or names that are neither.
+            OSError: it could not be written. The file is then as it was.
+        """
+        step = checks.integer("step", step, 0, 2**63 - 1)
+        names = _listed(prompts)
+        rows = range(len(names))
+        _, solved, of = checks.counts(rows, successes, trials, max(1, len(names)))
+        with self._lock:
+            if self._open_step is not None and step < self._open_step:
+                raise ValueError(
+                    f"step = {step} lies before {self._open_step}, which is being recorded; late rollouts belong to "
+                    "the step that learns from them, and rewind(step) goes back"
+                )
+            if step != self._open_step:
+                self.rewind(step)
+            self._append(step, names, solved.tolist(), of.tolist())
+            self._open_step = step
+
+    def rewind(self, step: int) -> None:
+        """Drop what was recorded of this step and of later ones, for training goes on from there again."""
+        step = checks.integer("step", step, 0, 2**63 - 1)
+        with self._lock:
+            file = self._opened()
+            dropped = [each for each in self._starts if each >= step]
+            if dropped:
+                logger.warning("%s: steps %d to %d are recorded anew", self.lines, dropped[0], dropped[-1])
+                file.truncate(self._starts[dropped[0]])
+            for each in dropped:
+                del self._starts[each]
+            self._open_step = None
+
+    def close(self) -> None:
+        """Stop recording; for a name that ends in .parquet, make that file. Once is enough, more does no harm.
+
+        Raises OSError where the file cannot be written; the lines are there then.
+        """
+        with self._lock:
+            if self._file is None:
+                return
+            if self._posterior is not None:
+                del self._posterior.advance
+                self._posterior = None
+            self._file.close()
+            self._file = None
+            if self.lines != self.path and self._starts:
+                with whole(self.path) as scratch:
+                    self.history().write_parquet(scratch)
+
+    def history(self) -> History:
+        """What has been recorded so far. ValueError where that is nothing.
+
+        Prompts are the N of the selector; without one, those that were recorded (see `History.read`).
+        """
+        with self._lock:
+            if not self._starts:
+                raise ValueError(f"{str(self.lines)!r} has no observations yet")
+            if self._num_prompts is not None and self._names is None:
+                return History.read_jsonl(self.lines, num_prompts=self._num_prompts)
+            return History.read(self.lines, ids=self._names)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _learn(self, posterior: Posterior, advance: Callable[[], None]) -> None:
+        """A step of the selector: written before it is made, taken back where it is refused."""
+        with self._lock:
+            rows, successes, trials = (each.cpu() for each in posterior.pending())
+            known = rows < posterior.num_prompts  # others stand for calls that a check on the device refused
+            names = [self._names[row] if self._names else row for row in rows[known].tolist()]
+            step = posterior.step
+            self.rewind(step)
+            before = os.fstat(self._opened().fileno()).st_size
+            self._append(step, names, successes[known].tolist(), trials[known].tolist())
+            try:
+                advance()
+            except BaseException:
+                self._opened().truncate(before)
+                self._starts.pop(step, None)
+                raise
+
+    def _append(self, step: int, names: Sequence[Name], successes: list[int], trials: list[int]) -> None:
+        """Write the observations, whole or not at all."""
+        file = self._opened()
+        start = os.fstat(file.fileno()).st_size
+        records = zip(names, successes, trials, strict=True)
+        text = "".join(history_files.line(name, step, right, of) for name, right, of in records)
+        if not text:
+            return
+        try:
+            self._write(text.encode())
+        except BaseException:
+            file.truncate(start)
+            raise
+        self._starts.setdefault(step, start)
+
+    def _write(self, data: bytes) -> None:
+        file = self._opened()
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            raise ValueError(f"the recorder of {str(self.path)!r} is closed")
+        return self._file
+
+
+class _Tap:
+    """Stands in for `advance` of a posterior that is recorded. Copies of the posterior are not recorded."""
+
+    def __init__(self, recorder: Recorder, posterior: Posterior) -> None:
+        self.recorder, self.posterior = recorder, posterior
+
+    def __call__(self, elapsed: float = 1.0) -> None:
+        self.recorder._learn(self.posterior, lambda: _plain(self.posterior)(elapsed))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain, (self.posterior,)
+
+
+def _plain(posterior: Posterior) -> Callable[..., None]:
+    """`advance` as the class has it."""
+    return MethodType(type(posterior).advance, posterior)
+
+
+def _names(selector: PromptSelector) -> tuple[Name, ...] | None:
+    """The names of a selector's prompts, or None where they are called by their rows."""
+    from bayes_prompt.selector import PromptSelector
+
+    if not isinstance(selector, PromptSelector):
+        raise TypeError(f"selector must be a PromptSelector; got {type(selector).__name__}")
+    if isinstance(vars(selector.posterior).get("advance"), _Tap):
+        raise ValueError("selector is recorded already; close that recorder first")
+    names = _listed(selector.ids_of(range(selector.num_prompts)), "ids of the selector")
+    return None if names == list(range(len(names))) else tuple(names)
+
+
+def _listed(prompts: Any, what: str = "prompts") -> list[Name]:
+    """Names as strings or Python's integers."""
+    if isinstance(prompts, Tensor | np.ndarray):
+        if prompts.ndim != 1:
+            raise ValueError(f"{what} must have shape (B,); got {tuple(prompts.shape)}")
+        prompts = prompts.tolist()
+    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__len__"):
+        raise TypeError(f"{what} must be a sequence of rows or names; got {type(prompts).__name__}")
+    names = [int(name) if isinstance(name, np.integer) else name for name in prompts]
+    for place, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise TypeError(f"{what}[{place}] = {name!r} must be an integer or a string")
+    return names
+
+
+def _scan(path: Path) -> tuple[dict[int, int], int, bool]:
+    """Where every step begins, where the last whole line ends, and whether it lacks its end of line.
+
+    Raises ValueError, which names the line, where the file was not written by a recorder: steps must ascend.
+    """
+    starts: dict[int, int] = {}
+    end, last, unfinished = 0, -1, False
+    with open(path, "rb") as lines:
+        for number, text in enumerate(lines, start=1):
+            try:
+                step = json.loads(text)["step"]
+            except (ValueError, KeyError, TypeError):
+                if lines.read(1):
+                    raise ValueError(f"line {number} of {str(path)!r} is no observation; got {text[:100]!r}") from None
+                logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
+                break
+            if type(step) is not int or step < last:
+                raise ValueError(
+                    f"line {number} of {str(path)!r}: step = {step!r} must be an integer of at least {last}"
+                )
+            if step > last:
+                starts[step], last = end, step
+            end, unfinished = end + len(text), not text.endswith(b"\n")
+    return starts, end, unfinished
