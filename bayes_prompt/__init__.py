@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bayes_prompt.models import priors
     from bayes_prompt.models.banks import DecayBank, DriftBank
     from bayes_prompt.models.difficulty import GenerativeDifficulty
-    from bayes_prompt.models.drift import Drift, FixedTransition, LogitRandomWalk, Mixture, Redraw
+    from bayes_prompt.models.drift import ActivePassive, Drift, FixedTransition, LogitRandomWalk, Mixture, Redraw
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
     from bayes_prompt.models.progress import SolvingProgress
     from bayes_prompt.models.sharing import EmpiricalBayes
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivePassive",
     "BackendUnavailable",
     "BetaBinomialEmission",
     "CannotLower",
@@ -70,6 +71,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ActivePassive": "bayes_prompt.models.drift",
     "BackendUnavailable": "bayes_prompt.kernels.backend",
     "BetaBinomialEmission": "bayes_prompt.models.emission",
     "CannotLower": "bayes_prompt.errors",

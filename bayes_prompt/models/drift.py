@@ -39,6 +39,10 @@ class Drift(ABC):
     def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
         """(modes * K, modes * K) float64 [from, to], rows that sum to one: a step of `elapsed` time, 0 or more."""
 
+    def after_look(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """The same for the step in which a prompt was rolled out, and trained on; by default no different."""
+        return self.transition(points, elapsed)
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The drift as JSON-able numbers and strings: equal for those that move alike."""
@@ -188,6 +192,59 @@ class Mixture(Drift):
         """See `Drift`."""
         numbers = {"frozen": float(self.frozen), "thaw": float(self.thaw), "freeze": float(self.freeze)}
         return {"drift": "Mixture", "moving": self.moving.describe(), **numbers}
+
+
+@dataclass(frozen=True, eq=False)
+class ActivePassive(Drift):
+    """Rates move in one way in the step in which a prompt is rolled out and trained on, and in another while it rests.
+
+    In the terms of restless bandits: the arm that is pulled has dynamics of its own. Where practice helps and rest
+    forgets, the two trends have opposite signs.
+
+    Args:
+        active: the drift of the step after a look. passive: that of all other steps; both of the same number of modes.
+
+    Raises TypeError or ValueError for what is no such thing.
+    """
+
+    active: Drift
+    passive: Drift
+
+    def __post_init__(self) -> None:
+        """Check both."""
+        for name in ("active", "passive"):
+            if not isinstance(getattr(self, name), Drift):
+                raise TypeError(f"{name} must be a Drift; got {type(getattr(self, name)).__name__}")
+        if self.active.modes != self.passive.modes:
+            raise ValueError(
+                f"active and passive must have as many modes; got {self.active.modes}, {self.passive.modes}"
+            )
+
+    @property
+    def modes(self) -> int:
+        """Of either."""
+        return self.passive.modes
+
+    @property
+    def reach(self) -> float:
+        """The farther one."""
+        return max(self.active.reach, self.passive.reach)
+
+    def initial(self, mass: Tensor) -> Tensor:
+        """See `Drift`."""
+        return self.passive.initial(mass)
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        return self.passive.transition(points, elapsed)
+
+    def after_look(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        return self.active.transition(points, elapsed)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Drift`."""
+        return {"drift": "ActivePassive", "active": self.active.describe(), "passive": self.passive.describe()}
 
 
 class FixedTransition(Drift):

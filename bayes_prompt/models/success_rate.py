@@ -53,13 +53,15 @@ class GridTables:
         points: success rates and the prior's probabilities of them.
         modes: what a drift distinguishes beside the rate; there are modes * K states.
         initial: (J, states) probabilities of the first state, for each of J drifts.
-        transition: gives (J, states, states) [from, to] of a step of some elapsed time.
+        transition: gives (J, states, states) [from, to] of a step of some elapsed time, for prompts that rest.
+        after_look: the same for prompts that were observed in the step.
     """
 
     points: Points
     modes: int
     initial: Tensor
     transition: Callable[[float], Tensor]
+    after_look: Callable[[float], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +166,14 @@ class SuccessRate:
         points = self.points()
         if self.drift is None:
             still = torch.eye(len(points.mass), dtype=torch.float64)[None]
-            return GridTables(points, 1, points.mass[None], lambda elapsed: still)
+            return GridTables(points, 1, points.mass[None], lambda elapsed: still, lambda elapsed: still)
         members = self.drift.members if isinstance(self.drift, DriftBank) else [self.drift]
         return GridTables(
             points,
             self.drift.modes,
             torch.stack([member.initial(points.mass) for member in members]),
             lambda elapsed: torch.stack([member.transition(points, elapsed) for member in members]),
+            lambda elapsed: torch.stack([member.after_look(points, elapsed) for member in members]),
         )
 
     def points(self) -> Points:
@@ -285,19 +288,21 @@ class SuccessRate:
 
     def _drifting_model(self, history: History) -> Tensor:
         tables, device = self.lower_grid(), history.trials.device
-        initial, moves = tables.initial.to(device), tables.transition(1.0).to(device)
+        initial = tables.initial.to(device)
+        moves = torch.stack([tables.transition(1.0), tables.after_look(1.0)]).to(device)  # (2, J, states, states)
         rate = tables.points.rate.repeat(tables.modes).to(device)
         member = torch.tensor(0, device=device)
-        if len(moves) > 1:
-            even = torch.ones(len(moves), dtype=torch.float64, device=device)
+        if len(initial) > 1:
+            even = torch.ones(len(initial), dtype=torch.float64, device=device)
             member = pyro.sample("drift", dist.Categorical(even), infer={"enumerate": "parallel"})
         counts: list[Tensor] = []
         with pyro.plate("prompts", history.num_prompts, dim=-1):
             law = Vindex(initial)[member]
             for t in pyro.markov(range(history.num_steps)):
                 state = pyro.sample(f"state_{t}", dist.Categorical(law), infer={"enumerate": "parallel"})
-                law = Vindex(moves)[member[..., None], state[..., None], torch.arange(len(rate), device=device)]
                 trials = history.trials[t]
+                looked, to = (trials > 0).long(), torch.arange(len(rate), device=device)
+                law = Vindex(moves)[looked[..., None], member[..., None], state[..., None], to]
                 seen = None if history.successes is None else history.successes[t].to(torch.float64)
                 chance = dist.Binomial(trials.to(torch.float64), rate[state]).mask(trials > 0)
                 counts.append(pyro.sample(f"successes_{t}", chance, obs=seen))

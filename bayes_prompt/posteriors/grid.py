@@ -67,7 +67,7 @@ class GridPosterior(Posterior):
         self._drifts = len(self._initial)
         # Groups that weigh drifts differently have a table each for every step.
         self._tables = self._num_groups if self._drifts > 1 else 1
-        self._propagators = Propagators(tables.transition, len(self._initial), states, self.device)
+        self._propagators = Propagators(tables.transition, tables.after_look, len(self._initial), states, self.device)
         self._unseen = Unseen(self._initial, self._num_groups, model.sharing)
         self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
         self._slot = -1 - self._groups  # see kernels.grid_filter
@@ -172,7 +172,7 @@ class GridPosterior(Posterior):
         self._answer = None
 
     def _apply(self, counts: Counts, elapsed: float) -> Observations:
-        moves = self._propagators.transition(elapsed)  # may refuse, so it comes before anything changes
+        moves, _ = self._propagators.transitions(elapsed)  # may refuse, so it comes before anything changes
         if self._propagators.full:
             self._settle()
         likelihood, largest = self._likelihood(counts)
@@ -313,7 +313,7 @@ class GridPosterior(Posterior):
         return self._tiled(self._law.mixed(trials))
 
     def _point_later(self, trials: int, index: Tensor) -> Tensor:
-        later = self._propagators.transition(1.0) @ self._point_worth(trials)  # (drifts, states)
+        later = self._propagators.transitions(1.0)[1] @ self._point_worth(trials)  # (drifts, states)
         return later[0] if self._drifts == 1 else self._weights.of_pool() @ later
 
     def _point_chance(self, trials: int) -> Tensor:

@@ -14,20 +14,30 @@ CAPACITY = 64
 class Propagators:
     """For J drifts over K states, P[j, a] = T[j] of the last `a` steps, multiplied in the order of time.
 
+    The first of them is that of the step in which the prompt was looked at.
+
     A belief of slot s was conditioned after s transitions of this window, of which there have been `now` so far: its
     age is now - s. Where all steps have the same transitions the matrices are powers, and a step costs one product.
 
     Args:
-        transition: gives T, (J, K, K) float64 [from, to], of a step of some elapsed time.
+        transition, after_look: give T, (J, K, K) float64 [from, to], of a step of some elapsed time: of prompts that
+            rest, and of those that were observed in it.
         members: J. states: K.
     """
 
-    def __init__(self, transition: Callable[[float], Tensor], members: int, states: int, device: torch.device) -> None:
-        self._transition, self._device = transition, device
+    def __init__(
+        self,
+        transition: Callable[[float], Tensor],
+        after_look: Callable[[float], Tensor],
+        members: int,
+        states: int,
+        device: torch.device,
+    ) -> None:
+        self._laws, self._device = (transition, after_look), device
         self.by_age = torch.zeros(members, CAPACITY + 1, states, states, dtype=torch.float64, device=device)
         self.by_age[:, 0] = torch.eye(states, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (nan: they differ)
-        self._known: dict[float, Tensor] = {}
+        self._known: dict[float, tuple[Tensor, Tensor]] = {}
 
     @property
     def now(self) -> int:
@@ -39,22 +49,26 @@ class Propagators:
         """Whether there is no room for another step."""
         return self.now == CAPACITY
 
-    def transition(self, elapsed: float) -> Tensor:
-        """T (J, K, K)."""
+    def transitions(self, elapsed: float) -> tuple[Tensor, Tensor]:
+        """T (J, K, K) of prompts that rest, and of those that are looked at."""
         if elapsed not in self._known:
             if len(self._known) >= 8:  # a trainer that tells another number each time
                 self._known.pop(next(iter(self._known)))
-            self._known[elapsed] = self._transition(elapsed).detach().to(self._device)
+            resting, looked = (law(elapsed).detach().to(self._device) for law in self._laws)
+            self._known[elapsed] = resting, looked
         return self._known[elapsed]
 
     def step(self, elapsed: float) -> None:
         """One transition more."""
-        moves, now = self.transition(elapsed), self.now
+        (resting, looked), now = self.transitions(elapsed), self.now
         same = now == 0 or float(self.window[1]) == elapsed
-        if same:
-            self.by_age[:, now + 1] = self.by_age[:, now] @ moves
+        if now == 0:
+            self.by_age[:, 1] = looked
+        elif same:
+            self.by_age[:, now + 1] = self.by_age[:, now] @ resting
         else:
-            self.by_age[:, 1 : now + 2] = self.by_age[:, : now + 1] @ moves[:, None]
+            self.by_age[:, 2 : now + 2] = self.by_age[:, 1 : now + 1] @ resting[:, None]
+            self.by_age[:, 1] = looked
         self.window[0], self.window[1] = now + 1, elapsed if same else torch.nan
 
     def forget(self, steps: int) -> None:
