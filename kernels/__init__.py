@@ -1,5 +1,6 @@
 """What the posteriors and acquisitions compute, at memory speed: one folder an operation.
 
+    grid_filter       an exact histogram filter of N success rates that share their drift, lazily evaluated
     progress_filter   condition, learn and predict N hidden Markov models of solving progress in one pass
     beta_filter       decayed Beta counts of N success rates
     tally             what a step adds to the books: visits, evidence, figures

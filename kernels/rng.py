@@ -37,6 +37,8 @@ GAMMA = 4  # the gamma variates of Dirichlet draws, one for each row and entry; 
 CONTEXT = 5  # the latent contexts of a prediction of difficulty
 CONTEXT_DRAW = 6  # that of a Thompson draw
 LEARNING = 7  # what gradient steps draw
+LOGIT = 8  # the logit of a Thompson draw
+# 253 to 255 are of simulated worlds, so that their luck has nothing to do with a selector's.
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -35,10 +35,21 @@ def pick(
     projection: Projection | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """See `reference.pick`; projection: `project(vectors, WIDTH)`, made here for sums where it is not handed over."""
-    kind = _Least if terms.variant == "min" else _Sums
-    if kind is _Sums and projection is None:
-        projection = project(vectors, WIDTH)
-    search = kind(vectors, utility, batch, terms, projection)
+    return go_on(begin(vectors, terms, projection), utility, batch, terms, seed, step, first_prompt)
+
+
+def begin(vectors: Vectors, terms: Terms, projection: Projection | None = None) -> Search:
+    """What is known of all rows before more are picked; it depends on the history and the rows chosen alone."""
+    if terms.variant == "min":
+        return _Least(vectors, terms)
+    return _Sums(vectors, terms, project(vectors, WIDTH) if projection is None else projection)
+
+
+def go_on(
+    search: Search, utility: Tensor, batch: int, terms: Terms, seed: int, step: int, first_prompt: int
+) -> tuple[Tensor, Tensor, int]:
+    """`pick` with a search that was begun with this history, and has come as far as the rows chosen, in their order."""
+    search.ask(utility, batch, terms)
     rows, gains = np.full(batch, -1, np.int64), np.full(batch, -np.inf)
     for place in range(batch):
         tied, gain = search.best()
@@ -47,32 +58,39 @@ def pick(
         row = tied[np.lexsort((tied, tie_keys(tied, seed, step, first_prompt)))[0]]
         rows[place], gains[place] = row, gain
         search.add(int(row))
-    return torch.from_numpy(rows), torch.from_numpy(gains), search.products
+    products, search.products = search.products, 0
+    return torch.from_numpy(rows), torch.from_numpy(gains), products
 
 
-class _Search(ABC):
-    """What is known about each row: `total` of its distances to the batch up to row number `upto`, and `past`."""
+class Search(ABC):
+    """What is known about each row: `total` of its distances to the batch up to row number `upto`, and `past`.
 
-    least: bool
+    Utilities and weights are those that were asked for last.
+    """
 
-    def __init__(
-        self, vectors: Vectors, utility: Tensor, batch: int, terms: Terms, projection: Projection | None
-    ) -> None:
+    utility: np.ndarray
+    weight: float
+    factor: float
+    past_factor: float
+
+    def __init__(self, vectors: Vectors, terms: Terms) -> None:
         self.values, self.squares, self.root = vectors.values.numpy(), vectors.squares.numpy(), vectors.root
-        already, rows, size = terms.chosen.numpy(), len(self.values), len(terms.chosen) + batch
-        self.weight = float(terms.weight)
-        self.factor, self.past_factor = terms.factors(vectors.unit)
-        self.history, self.count, self.products = terms.history.numpy(), len(terms.chosen), 0
-        self.chosen = np.full(size, -1)
-        self.chosen[: self.count] = already
-        self.utility = utility.numpy().copy()
-        self.utility[already] = -np.inf
+        self.unit, rows = vectors.unit, len(self.values)
+        self.history, self.count, self.products = terms.history.numpy().copy(), len(terms.chosen), 0
+        self.chosen = already = terms.chosen.numpy()
         self.bounds = np.empty(rows)
         blocks = -(-rows // loops.BLOCK)
         self.top, self.where = np.empty(blocks), np.empty(blocks, np.int64)
         self.upto, self.seen = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         self.past, self.total = self._squares_to(self.history), self._squares_to(already)
-        self.bounded = False  # by what is in `bounds`
+
+    def ask(self, utility: Tensor, batch: int, terms: Terms) -> None:
+        """Make ready to add `batch` rows more."""
+        self.weight = float(terms.weight)
+        self.factor, self.past_factor = terms.factors(self.unit)
+        self.utility = utility.numpy().copy()
+        self.utility[self.chosen[: self.count]] = -np.inf
+        self.chosen = np.concatenate([self.chosen[: self.count], np.full(batch, -1)])
 
     def best(self) -> tuple[np.ndarray, float]:
         """The rows that add most, and how much: none, and -inf, where no row is left."""
@@ -131,16 +149,13 @@ class _Search(ABC):
         """Write what rows (M,) add into gains (M,); returns how many products that took."""
 
 
-class _Sums(_Search):
+class _Sums(Search):
     """`since` estimates the squared distances to the batch from number `upto` on; far, pad: by how much it may err."""
 
-    def __init__(
-        self, vectors: Vectors, utility: Tensor, batch: int, terms: Terms, projection: Projection | None
-    ) -> None:
-        super().__init__(vectors, utility, batch, terms, projection)
-        assert projection is not None
-        self.projection, size, width = projection, len(self.chosen), self.values.shape[1]
-        already = terms.chosen.numpy()
+    def __init__(self, vectors: Vectors, terms: Terms, projection: Projection) -> None:
+        super().__init__(vectors, terms)
+        self.projection, size, width = projection, self.count, self.values.shape[1]
+        already = self.chosen
         self.vector = self.values[already].sum(0, dtype=np.int64)
         self.totals = int(self.squares[already].sum(dtype=np.int64))
         self.since = np.zeros(len(self.values))
@@ -152,6 +167,12 @@ class _Sums(_Search):
             self.since, self.total = self.total, self.since
         else:
             self.upto[:], self.seen[:] = self.count, len(self.history)
+
+    def ask(self, utility: Tensor, batch: int, terms: Terms) -> None:
+        super().ask(utility, batch, terms)
+        more = self.count + batch + 1 - len(self.far)
+        self.apart = np.pad(self.apart, ((0, more), (0, 0)))
+        self.far, self.pad = np.pad(self.far, (0, more)), np.pad(self.pad, (0, more))
 
     @staticmethod
     def _rounding(terms: int) -> float:
@@ -193,13 +214,11 @@ class _Sums(_Search):
         )
 
 
-class _Least(_Search):
+class _Least(Search):
     """`total` and `past` are squared: least distances so far, at first mean ones, which are not below the least."""
 
-    def __init__(
-        self, vectors: Vectors, utility: Tensor, batch: int, terms: Terms, projection: Projection | None
-    ) -> None:
-        super().__init__(vectors, utility, batch, terms, projection)
+    def __init__(self, vectors: Vectors, terms: Terms) -> None:
+        super().__init__(vectors, terms)
         self.past /= max(1, len(self.history))
         self.total /= max(1, self.count)
 

@@ -122,7 +122,7 @@ def _parts(embeddings: Tensor | np.ndarray) -> Iterator[tuple[int, Tensor]]:
     height = max(1, _NUMBERS // embeddings.shape[1])
     for start in range(0, embeddings.shape[0], height):
         piece = embeddings[start : start + height]
-        part = (piece if isinstance(piece, Tensor) else torch.from_numpy(np.array(piece))).to(torch.float64)
+        part = (piece if isinstance(piece, Tensor) else torch.from_numpy(np.array(piece, np.float64))).to(torch.float64)
         bad = ~part.isfinite().all(1)
         if bool(bad.any()):
             _refuse(start + int(bad.nonzero()[0]))

@@ -16,14 +16,17 @@ from bayes_prompt.kernels.grid_filter import (
     check_settle,
     look_tables,
 )
-from bayes_prompt.kernels.grid_filter.cpu_product import lanes, positive_part, summing
+from bayes_prompt.kernels.grid_filter.cpu_product import VECTOR_BYTES, lanes, positive_part, product, summing
 from bayes_prompt.kernels.instructions import LINE, prefetch
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.threads import compiled, inlined, over_rows
+from bayes_prompt.kernels.vector_math import exp_minus, log
 
 PIECES_A_THREAD = 4  # rows that were never observed cost next to nothing, and may lie together
 WORTH_THREADS = 1 << 19  # products of two numbers: a good tenth of a millisecond, several times the cost of a wake-up
 AHEAD = 16  # rows: between those that were never observed, the processor does not guess which comes next
+
+_SMALLEST, _LOG_OF_2_TO_54 = 2.0**-1022, 54 * np.log(2.0)
 
 
 def predict(
@@ -33,14 +36,14 @@ def predict(
     check_predict(belief, slot, propagators, shared, index, out)
     tables = _arrays(belief, slot, propagators, shared)
     rows, to = (slot.new_empty(0, dtype=torch.int64) if index is None else index).numpy(), out.numpy()
-    _over(len(out), belief.shape[1] ** 2, lambda *range: _predict(*tables, rows, to, index is None, *range))
+    _over(len(out), belief.shape[1] ** 2, lambda *span: _predict(*tables, rows, to, index is None, *span))
 
 
 def score(belief: Tensor, slot: Tensor, vectors: Tensor, shared_scores: Tensor, out: Tensor) -> None:
     """See `reference.score`; in the dtype of the tensors."""
     check_score(belief, slot, vectors, shared_scores, out)
     arrays = _arrays(belief, slot, vectors, shared_scores, out)
-    _over(len(belief), belief.shape[1], lambda *range: _score(*arrays, *range))
+    _over(len(belief), belief.shape[1], lambda *span: _score(*arrays, *span))
 
 
 def look(
@@ -60,7 +63,7 @@ def look(
     side_by_side = gains.new_zeros(tables, states, -(-outcomes // width) * width)
     side_by_side[:, :, :outcomes] = gains.transpose(1, 2)
     arrays = _arrays(belief, slot, side_by_side, without, shared_values, out)
-    _over(len(belief), side_by_side[:1].numel(), lambda *range: _look(*arrays, *range))
+    _over(len(belief), side_by_side[:1].numel(), lambda *span: _look(*arrays, *span))
 
 
 def advance(
@@ -81,22 +84,23 @@ def advance(
     check_advance(belief, slot, propagators, shared, index, likelihood, now, expected, chance, status, decay, prior)
     if expected is None:
         expected = likelihood[:0]
-    if prior is None:
-        prior = likelihood[:0]
+    pull = likelihood[:0].double()
+    if prior is not None and decay < 1.0:
+        pull = (1.0 - decay) * prior.double().log().reshape(-1, belief.shape[1])
+    state = _arrays(belief, slot, propagators, shared)
     for out in (expected, chance, status):
         out.zero_()
-    state = _arrays(belief, slot, propagators, shared)
-    seen = _arrays(index, likelihood, prior.reshape(-1, belief.shape[1]), expected, chance, status)
+    seen = _arrays(index, likelihood, pull, expected, chance, status)
     tiny, entries = torch.finfo(likelihood.dtype).tiny, max(1, len(index))
     work = entries * belief.shape[1] ** 2 / max(1, len(belief))
-    _over(len(belief), work, lambda *range: _advance(*state, *seen, np.int32(now), decay, tiny, *range))
+    _over(len(belief), work, lambda *span: _advance(*state, *seen, np.int32(now), decay, tiny, *span))
 
 
 def settle(belief: Tensor, slot: Tensor, propagators: Tensor, first: int, last: int, now: int) -> None:
     """See `reference.settle`; in the dtype of the tensors."""
     check_settle(belief, slot, propagators, first, last, now)
     state = _arrays(belief, slot, propagators)
-    _over(len(belief), belief.shape[1] ** 2, lambda *range: _settle(*state, first, last, np.int32(now), *range))
+    _over(len(belief), belief.shape[1] ** 2, lambda *span: _settle(*state, first, last, np.int32(now), *span))
 
 
 def _arrays(belief: Tensor, *others: Tensor) -> tuple[np.ndarray, ...]:
@@ -121,29 +125,24 @@ def _dot(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@summing
+@inlined
 def _carry(row, table, to):  # type: ignore[no-untyped-def]
-    """to = row @ table, four rows of the table at a time."""
-    whole = len(row) - len(row) % 4
+    """to = row @ table."""
+    if len(to) >= VECTOR_BYTES // to.itemsize:
+        product(row, table, to)
+        return
     to[:] = 0
-    for j in range(0, whole, 4):
-        r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
-        t0, t1, t2, t3 = table[j], table[j + 1], table[j + 2], table[j + 3]
+    for j in range(len(row)):
         for i in range(len(to)):
-            to[i] += (r0 * t0[i] + r1 * t1[i]) + (r2 * t2[i] + r3 * t3[i])
-    for j in range(whole, len(row)):
-        r0, t0 = row[j], table[j]
-        for i in range(len(to)):
-            to[i] += r0 * t0[i]
+            to[i] += row[j] * table[j, i]
 
 
 @inlined
-def _fetch(belief, slot, n):  # type: ignore[no-untyped-def]
+def _fetch(cells, states, slot, n):  # type: ignore[no-untyped-def]
     """A hint that row n will be needed, if it has been observed."""
     if slot[n] >= 0:
-        states = belief.shape[1]
-        for k in range(n * states, (n + 1) * states, LINE // belief.itemsize):
-            prefetch(belief.reshape(-1), k)
+        for k in range(n * states, (n + 1) * states, LINE // cells.itemsize):
+            prefetch(cells, k)
 
 
 @inlined
@@ -166,16 +165,18 @@ def _predict(belief, slot, propagators, shared, index, out, everyone, first, las
 
 @compiled
 def _score(belief, slot, vectors, shared_scores, out, first, last):  # type: ignore[no-untyped-def]
+    cells, states = belief.reshape(-1), belief.shape[1]
     for n in range(first, last):
-        _fetch(belief, slot, min(n + AHEAD, last - 1))
+        _fetch(cells, states, slot, min(n + AHEAD, last - 1))
         s = slot[n]
         out[n] = _dot(belief[n], vectors[s]) if s >= 0 else shared_scores[-1 - s]
 
 
 @compiled
 def _look(belief, slot, gains, without, shared_values, out, first, last):  # type: ignore[no-untyped-def]
+    cells, states = belief.reshape(-1), belief.shape[1]
     for n in range(first, last):
-        _fetch(belief, slot, min(n + AHEAD, last - 1))
+        _fetch(cells, states, slot, min(n + AHEAD, last - 1))
         s = slot[n]
         if s < 0:
             out[n] = shared_values[-1 - s]
@@ -191,7 +192,7 @@ def _advance(  # type: ignore[no-untyped-def]
     shared,
     index,
     likelihood,
-    prior,
+    pull,
     expected,
     chance,
     status,
@@ -201,9 +202,9 @@ def _advance(  # type: ignore[no-untyped-def]
     first,
     last,
 ):
-    """Entries of the rows [first, last), which are consecutive, for the index ascends."""
+    """Entries of the rows [first, last), which are consecutive, for the index ascends. pull: (1 - decay) log prior."""
     states = belief.shape[1]
-    moved, b = np.empty(states, belief.dtype), np.empty(states)
+    moved, b, logs = np.empty(states, belief.dtype), np.empty(states), np.empty(states)
     for m in range(np.searchsorted(index, first), np.searchsorted(index, last)):
         n = index[m]
         if m > 0 and index[m - 1] == n:
@@ -212,7 +213,7 @@ def _advance(  # type: ignore[no-untyped-def]
         for k in range(states):
             b[k] = moved[k]
         if decay < 1.0:
-            _forget(b, decay, prior[m if len(prior) == len(index) else 0])
+            _forget(b, decay, pull[m if len(pull) == len(index) else 0], logs)
         if len(expected) > 0:
             for k in range(states):
                 expected[m, k] = b[k]
@@ -233,21 +234,29 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _forget(b, decay, prior):  # type: ignore[no-untyped-def]
+def _forget(b, decay, pull, logs):  # type: ignore[no-untyped-def]
     """b becomes the normalised geometric mean of itself and the prior; it stays if they share no state."""
-    highest = -np.inf
+    highest, total = -np.inf, 0.0
     for k in range(len(b)):
-        own = decay * np.log(b[k]) if decay > 0.0 else 0.0
-        highest = max(highest, own + (1.0 - decay) * np.log(np.float64(prior[k])))
+        logs[k] = pull[k] + (decay * _log(b[k]) if decay > 0.0 else 0.0)
+    for k in range(len(b)):
+        highest = max(highest, logs[k])
     if highest == -np.inf:
         return
-    total = 0.0
     for k in range(len(b)):
-        own = decay * np.log(b[k]) if decay > 0.0 else 0.0
-        b[k] = np.exp(own + (1.0 - decay) * np.log(np.float64(prior[k])) - highest)
+        b[k] = exp_minus(highest - logs[k])
+    for k in range(len(b)):
         total += b[k]
     for k in range(len(b)):
         b[k] /= total
+
+
+@inlined
+def _log(x):  # type: ignore[no-untyped-def]
+    """The logarithm of any x >= 0: minus infinity, or that of a normal number."""
+    small = x < _SMALLEST
+    value = log(x * 2.0**54 if small else x) - (_LOG_OF_2_TO_54 if small else 0.0)
+    return value if x > 0.0 else (-np.inf if x == 0.0 else x)
 
 
 @compiled

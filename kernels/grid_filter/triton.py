@@ -27,6 +27,7 @@ from bayes_prompt.kernels.launch import float64_bits, warps
 
 THREADS = 128
 BYTES_A_THREAD = 32  # of a belief: 8 registers, of which a program needs a few sets at once
+BYTES_OF_A_STEP = 16  # an observation needs more sets
 
 
 def predict(
@@ -105,7 +106,7 @@ def advance(
     check_advance(belief, slot, propagators, shared, index, likelihood, now, expected, chance, status, decay, prior)
     if len(index) == 0:
         return
-    constants = configuration(belief.shape[1], belief.element_size())
+    constants = configuration(belief.shape[1], belief.element_size(), BYTES_OF_A_STEP)
     asked = {
         "EXPECTED": expected is not None,
         "FORGET": decay < 1.0,
@@ -148,16 +149,17 @@ def settle(belief: Tensor, slot: Tensor, propagators: Tensor, first: int, last: 
         )
 
 
-def configuration(states: int, itemsize: int) -> dict[str, int]:
+def configuration(states: int, itemsize: int, bytes_a_thread: int = BYTES_A_THREAD) -> dict[str, int]:
     """The kernels' constants for K states and numbers of `itemsize` bytes: how many rows make up a program."""
     width = triton.next_power_of_2(states)
-    return {"K": states, "WIDTH": width, "BLOCK": max(1, min(512, THREADS * BYTES_A_THREAD // itemsize // width))}
+    return {"K": states, "WIDTH": width, "BLOCK": max(1, min(512, THREADS * bytes_a_thread // itemsize // width))}
 
 
 def _variant(
     kernel: Any, states: int, scalar: str = "fp32", **asked: Any
 ) -> tuple[Any, dict[str, str], dict[str, Any], int]:
-    constants = asked | configuration(states, 4 if scalar == "fp32" else 8)
+    step = (BYTES_OF_A_STEP,) if kernel is advance_entries else ()
+    constants = asked | configuration(states, 4 if scalar == "fp32" else 8, *step)
     integers = ("num_prompts", "num_asked", "num_entries", "num_outcomes", "now", "first", "last")
     types = dict.fromkeys((*integers, "decay_bits", "rest_bits"), "i64")
     types |= {"slot": "*i32", "status": "*i32", "index": "*i64"}
@@ -165,7 +167,7 @@ def _variant(
     return kernel, {name: types.get(name, f"*{scalar}") for name in names}, constants, THREADS // 32
 
 
-_STEP = {"EXPECTED": True, "FORGET": False, "REMEMBER": True, "OWN_PRIOR": False}
+_STEP: dict[str, Any] = {"EXPECTED": True, "FORGET": False, "REMEMBER": True, "OWN_PRIOR": False}
 _TINY, _TINY_64 = torch.finfo(torch.float32).tiny, torch.finfo(torch.float64).tiny
 
 AHEAD_OF_TIME = [

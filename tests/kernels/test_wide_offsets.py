@@ -329,6 +329,39 @@ def decoding(
     call(packed.view(torch.float32).view(-1, 4), Decoder(first, skip, second, second_bias, last), **others)
 
 
+def packed(rows: int) -> Tensor:
+    """Rows of four numbers, each row one complex number, for the harness wants prompts in the last dimension."""
+    return torch.rand(4 * rows).view(torch.complex128)
+
+
+def grid_filter(rows: int, **others: Any) -> dict[str, Any]:
+    """One row in four has never been observed."""
+    return {"packed_belief": packed(rows), "slot": torch.arange(rows).int() % 4 - 1} | others
+
+
+def grid_tables(rows: int, **others: Any) -> dict[str, Any]:
+    return grid_filter(rows, propagators=positive(3, 4, 4), shared=positive(1, 4)) | others
+
+
+def grid_step(rows: int) -> dict[str, Any]:
+    index = some(rows)
+    outs = {"expected": unwritten(len(index), 4), "chance": unwritten(len(index))}
+    outs["status"] = unwritten(len(index), dtype=torch.int32)
+    seen = {"index": index, "likelihood": torch.rand(len(index), 4).clamp(0.1), "prior": positive(4)}
+    return grid_tables(rows, **seen, **outs, now=2, decay=0.75)
+
+
+def grid_look(rows: int) -> dict[str, Any]:
+    tables = {"chances": positive(3, 5, 4), "worths": positive(3, 5, 4), "shared_values": positive(1)}
+    return grid_filter(rows, **tables, threshold=0.9, out=unwritten(rows))
+
+
+def unpacking(call: Callable[..., None], everyone: bool = False, **arguments: Any) -> None:
+    for key in [key for key in arguments if key.startswith("packed_")]:
+        arguments[key.removeprefix("packed_")] = arguments.pop(key).view(torch.float32).view(-1, 4)
+    call(**arguments, **({"index": None} if everyone else {}))
+
+
 def scoring(call: Callable[..., None], utility: Tensor, scores: Tensor, shortlist: Shortlist, **others: Any) -> None:
     call(**others, scoring=Scoring(utility, scores, shortlist))
 
@@ -341,6 +374,36 @@ CASES = [
     Case("beta_filter", "advance", lambda rows: beta_filter(rows, decay_unobserved=False)),
     Case("difficulty_decoder", "decode", lambda rows: decoder(rows, layers=1), (LONG, TALL), decoding),
     Case("difficulty_decoder", "decode", lambda rows: decoder(rows, layers=2), (TALL,), decoding),
+    Case("grid_filter", "advance", grid_step, (LONG, TALL), unpacking),
+    Case("grid_filter", "look", grid_look, (LONG, TALL), unpacking),
+    Case(
+        "grid_filter",
+        "predict",
+        lambda rows: grid_tables(rows, packed_out=packed(rows), everyone=True),
+        (LONG, TALL),
+        unpacking,
+    ),
+    Case(
+        "grid_filter",
+        "predict",
+        lambda rows: grid_tables(rows, index=some(rows), out=unwritten(len(some(rows)), 4)),
+        (LONG, TALL),
+        unpacking,
+    ),
+    Case(
+        "grid_filter",
+        "score",
+        lambda rows: grid_filter(rows, vectors=positive(3, 4), shared_scores=positive(1), out=unwritten(rows)),
+        (LONG, TALL),
+        unpacking,
+    ),
+    Case(
+        "grid_filter",
+        "settle",
+        lambda rows: grid_filter(rows, propagators=positive(3, 4, 4), first=1, last=3, now=5),
+        (LONG, TALL),
+        unpacking,
+    ),
     Case("progress_filter", "advance", progress_step, (LONG, TALL), scoring),
     Case("progress_filter", "advance", lambda rows: progress_step(rows, learn=False), (TALL,), scoring),
     Case("progress_filter", "advance", lambda rows: progress_step(rows, states=5), (TALL,), scoring),
