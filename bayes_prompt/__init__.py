@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayes_prompt.models.difficulty import GenerativeDifficulty
     from bayes_prompt.models.drift import ActivePassive, Drift, FixedTransition, LogitRandomWalk, Mixture, Redraw
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
+    from bayes_prompt.models.kalman import LogitGaussian
     from bayes_prompt.models.progress import SolvingProgress
     from bayes_prompt.models.sharing import EmpiricalBayes
     from bayes_prompt.models.success_rate import SuccessRate
@@ -50,6 +51,7 @@ __all__ = [
     "FixedTransition",
     "GenerativeDifficulty",
     "History",
+    "LogitGaussian",
     "LogitRandomWalk",
     "Mixture",
     "PartitionEmission",
@@ -84,6 +86,7 @@ _HOME = {
     "FixedTransition": "bayes_prompt.models.drift",
     "GenerativeDifficulty": "bayes_prompt.models.difficulty",
     "History": "bayes_prompt.history",
+    "LogitGaussian": "bayes_prompt.models.kalman",
     "LogitRandomWalk": "bayes_prompt.models.drift",
     "Mixture": "bayes_prompt.models.drift",
     "PartitionEmission": "bayes_prompt.models.emission",

@@ -32,8 +32,9 @@ class InFlight:
     """
 
     def __init__(self, num_prompts: int, device: torch.device) -> None:
-        self._available = torch.ones(num_prompts + 1, dtype=torch.bool, device=device)  # the last row is nobody's
-        self.available = self._available[:-1]
+        with torch.inference_mode(False):  # kept beyond this call, and written to
+            self._available = torch.ones(num_prompts + 1, dtype=torch.bool, device=device)  # the last row is nobody's
+            self.available = self._available[:-1]
         self._out: Tensor | None = None  # (N + 1,) int32 outings of each, once a device keeps count itself
         self._unread: deque[_Unread] = deque()
         self._outings: dict[int, list[tuple[int, int]]] = {}  # prompt -> (selection, place in it), oldest first

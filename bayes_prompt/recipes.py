@@ -20,6 +20,7 @@ from bayes_prompt.acquisition import (
     Acquisition,
     Diverse,
     EntropyBonus,
+    ExpectedVariance,
     HistoryResampling,
     InformativeProbability,
     PartialProbability,
@@ -30,6 +31,7 @@ from bayes_prompt.acquisition import (
 )
 from bayes_prompt.acquisition.diversity import check_weight
 from bayes_prompt.models.difficulty import GenerativeDifficulty
+from bayes_prompt.models.kalman import LogitGaussian
 from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
 from bayes_prompt.posteriors import checks as posterior_checks
@@ -117,6 +119,30 @@ def dps(
     return _selector(SolvingProgress(decay=decay, **priors), acquisition, num_prompts, batch_size, seed, options)
 
 
+def kgps(
+    *,
+    num_prompts: int,
+    batch_size: int,
+    seed: int = 0,
+    drift: float = 0.3,
+    trend: float = 0.0,
+    prior: Any = None,
+    method: str = "moments",
+    **options: Unpack[Options],
+) -> PromptSelector:
+    """KGPS (arXiv 2607.27610): a Kalman filter on the logit of each success rate; greedy on the expected E[p (1 - p)].
+
+    Pass what the policy changed by to `advance(elapsed=...)`. The paper's noises and utility are not known to us.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice. drift: at least 0, standard deviation
+    of the logit's walk in a unit of elapsed time. trend: of its mean. prior: a Normal of the logit, by default
+    Normal(0, 1.5). method: "moments" or "polya_gamma".
+    """
+    priors = {} if prior is None else {"prior": prior}
+    model = LogitGaussian(drift=drift, trend=trend, method=method, **priors)
+    return _selector(model, ExpectedVariance(), num_prompts, batch_size, seed, options)
+
+
 def gps(
     *,
     num_prompts: int,
@@ -181,7 +207,7 @@ def gps(
 
 
 def _selector(
-    model: SolvingProgress | SuccessRate | GenerativeDifficulty,
+    model: SolvingProgress | SuccessRate | GenerativeDifficulty | LogitGaussian,
     acquisition: Acquisition,
     num_prompts: int,
     batch_size: int,

@@ -24,7 +24,7 @@ from bayes_prompt.metrics import Metrics, pool_figures
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
-from bayes_prompt.recent import RecentPicks
+from bayes_prompt.recent import Batch, RecentPicks
 from bayes_prompt.selector_state import STATE_VERSION, check_state
 from bayes_prompt.transfer import sent
 
@@ -136,14 +136,14 @@ class PromptSelector:
             self._raise_unread()
             waiting = self._in_flight.redraw(wanted, mask)
             redrawn = [prompt for *_, prompt in waiting]
-            fresh, cut = self._pick(wanted - len(redrawn), wanted, mask, redrawn)
+            fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
             missing = wanted - len(redrawn) - len(fresh)
             reused = self._reuse(missing, mask, redrawn, fresh) if missing else []
             new = torch.cat([fresh, torch.tensor(reused, dtype=torch.int64)]) if reused else fresh
             self._in_flight.redrawn(waiting)
             self._in_flight.send(new, self._selections)
             if len(new):
-                self._remember(new, wanted)
+                self._remember(new, wanted - len(redrawn), redrawn)
                 self._selections += 1
                 self._reused += len(reused)
                 self._last_cut = cut if len(fresh) else self._last_cut
@@ -257,7 +257,8 @@ class PromptSelector:
     def explain(self, prompt: int | None = None, *, id: Hashable | None = None) -> dict[str, Any]:
         """Why a prompt was or was not picked: its standing for the next pick, in numbers and in one sentence.
 
-        Scores are those that the next pick would go by; where they are Thompson draws, earlier picks had other ones.
+        Scores are those that the next pick would go by; where they are Thompson draws, earlier picks had other ones. Of
+        `Diverse` they are the utilities alone: a pick adds distances to them, so that it need not follow their ranks.
 
         Args:
             prompt: a row number, or id: its name. IndexError where there is no such prompt.
@@ -387,19 +388,19 @@ class PromptSelector:
         return scores, shortlist
 
     def _best(
-        self, scores: Tensor, wanted: int, batch: int, allowed: Tensor | None, shortlist: Shortlist | None
+        self, scores: Tensor, wanted: int, batch: Batch, allowed: Tensor | None, shortlist: Shortlist | None
     ) -> Tensor:
-        """The best `wanted` prompts, (wanted,) on the device, of a pick of `batch`; -1 where fewer are allowed."""
+        """The best `wanted` prompts, (wanted,) on the device, for a batch; -1 where fewer are allowed."""
         if isinstance(self.acquisition, Diverse):
             return self.acquisition.choose(
                 scores,
                 wanted,
                 seed=self.seed,
-                step=self._selections,
+                step=batch.number,
                 allowed=allowed,
                 first_prompt=self.posterior.first_prompt,
-                recent=self._recent.rows,
-                begun=self._recent.begun_before(batch),
+                recent=batch.rows,
+                begun=batch.begun,
                 whole=self.batch_size,
             )
         return top_b(
@@ -419,7 +420,7 @@ class PromptSelector:
         if not self.allow_in_flight:
             allowed = self._outings.available if mask is None else mask & self._outings.available
         scores, shortlist = self._ranking()
-        picked = self._best(scores, wanted, wanted, allowed, shortlist if mask is None else None)
+        picked = self._best(scores, wanted, self._recent.batch(wanted), allowed, shortlist if mask is None else None)
         values, sent_out = scores[picked], picked
         if not sure:
             nobody = picked < 0
@@ -441,13 +442,13 @@ class PromptSelector:
         else:
             self._in_flight.land(rows)
 
-    def _remember(self, rows: Tensor, batch: int) -> None:
-        """Rows (B,) were picked anew, in a pick of `batch`; only diverse picks ask for it."""
+    def _remember(self, rows: Tensor, wanted: int, redrawn: Sequence[int] = ()) -> None:
+        """Rows (B,) were picked anew, of `wanted`, beside those redrawn; only diverse picks ask for it."""
         if isinstance(self.acquisition, Diverse):
-            self._recent.add(rows, self._recent.begun_before(batch))
+            self._recent.add(rows, self._recent.batch(wanted, redrawn))
 
-    def _pick(self, wanted: int, batch: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
-        """The best `wanted` prompts that may be picked, (B,) on the CPU, of a pick of `batch`, and the lowest score.
+    def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
+        """The best `wanted` prompts that may be picked beside those taken, (B,) on the CPU, and the lowest score.
 
         They are fewer where fewer there are.
         """
@@ -464,6 +465,7 @@ class PromptSelector:
             return nobody, 0.0
         scores, shortlist = self._ranking()
         # A shortlist's threshold is one for the whole pool.
+        batch = self._recent.batch(wanted, taken)
         picked = self._best(scores, min(wanted, free), batch, allowed, shortlist if mask is None else None)
         values = scores[picked].cpu()
         if torch.isnan(values).any():

@@ -16,7 +16,7 @@ from bayes_prompt.metrics import Metrics
 from bayes_prompt.posteriors import checks
 from bayes_prompt.recent import RecentPicks
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 _ENTRIES = ("selections", "reused", "posterior", "in_flight", "last_pick", "recent", "metrics")
 
 

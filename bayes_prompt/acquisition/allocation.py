@@ -75,7 +75,11 @@ class RateBeliefs:
 
     @classmethod
     def of(cls, posterior: Posterior, index: Tensor | None = None) -> RateBeliefs:
-        """What any posterior believes of all its prompts, or of the rows `index` (B,): exact where it is a Beta."""
+        """What any posterior believes of all its prompts, or of the rows `index` (B,).
+
+        Of a Beta it is the same, up to the rounding of its dtype. In float32 that is much where a rate is known to lie
+        near 0 or 1: hand such beliefs over by `beta`.
+        """
         mean, expected_variance = posterior.success_rate(index).double(), posterior.expected_variance(index).double()
         return cls(mean.clamp(0, 1), _correlation(mean.clamp(0, 1), expected_variance))
 
@@ -347,7 +351,7 @@ def _numbers(name: str, values: RatesLike, low: float = 0.0, high: float = 1.0, 
 
 def _bounds(name: str, values: int | IntegersLike, like: Tensor) -> Tensor:
     """Numbers of samples, one or one for each prompt, as (N,) int64 on the device of `like`."""
-    tensor = checks.integers(name, values, None if isinstance(values, Tensor | np.ndarray) else len(like), single=True)
+    tensor = checks.integers(name, values, len(like) if isinstance(values, int | np.integer) else None, single=True)
     if len(tensor) != len(like):
         raise ValueError(f"{name} must have {len(like)} entries, one for each prompt; got {len(tensor)}")
     _refuse(name, tensor, (tensor >= 0) & (tensor <= checks.MAX_TRIALS), "must lie in [0, 2**31)")

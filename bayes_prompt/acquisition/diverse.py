@@ -77,7 +77,7 @@ class Diverse(Acquisition):
         home, device = scores.device, self.pool.values.device
         split = len(recent) - begun
         chosen, history = recent[split:], recent[max(0, split - self.batches * whole) : split]
-        chosen = torch.tensor(list(dict.fromkeys(chosen.tolist())), dtype=torch.int64)  # in the batch once, if out twice
+        chosen = torch.tensor(list(dict.fromkeys(chosen.tolist())), dtype=torch.int64)  # each once, however often out
         here = torch.ones(scores.numel(), dtype=torch.bool, device=device)
         if allowed is not None:
             here &= allowed.to(device)

@@ -141,7 +141,7 @@ class RevisitFloor(Acquisition):
         absent = posterior.step - posterior.last_observed
         if not places or posterior.step < self.absence or not bool((absent >= self.absence).any()):
             return self.acquisition.ranking(posterior, seed, step, batch)
-        scores = self.acquisition.scores(posterior, seed, step).clone()
+        scores = self.acquisition.ranking(posterior, seed, step, batch)[0].clone()
         due = torch.where(absent >= self.absence, absent, -1).double()
         # Of those absent for as long, the better ones.
         span = (scores.amax() - scores.amin()).double()

@@ -21,7 +21,8 @@ def load_array(source: ArrayOrPath, num_prompts: int) -> np.ndarray:
     """Embeddings (num_prompts, D), one row for each prompt, checked.
 
     A path is that of a .npy, which stays on disk, memory-mapped and read-only: its numbers are looked at once, some at
-    a time. An array or a tensor on the CPU of floats is not copied; integers, booleans and lists become float32.
+    a time. An array or a tensor on the CPU of floats is not copied, unless torch has no such type: other byte orders,
+    long doubles. Integers, booleans and lists become float32.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -41,7 +42,11 @@ def load_array(source: ArrayOrPath, num_prompts: int) -> np.ndarray:
     if array.ndim != 2 or len(array) != num_prompts or array.shape[1] < 1:
         raise ValueError(f"{name} must have shape ({num_prompts}, D) with D >= 1; got {array.shape}")
     check_finite(name, array)
-    return array if array.dtype.kind == "f" else array.astype(np.float32)
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        with np.errstate(over="ignore"):  # a long double beyond float64 is named below
+            array = array.astype(np.float64 if array.dtype.kind == "f" and array.dtype.itemsize > 4 else np.float32)
+        check_finite(name, array)
+    return array
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
@@ -53,6 +58,13 @@ def check_finite(name: str, array: np.ndarray) -> None:
             row, column = (int(place) for place in np.argwhere(bad)[0])
             value = array[start + row, column]
             raise ValueError(f"{name} must be finite; got {value} in row {start + row}, column {column}")
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor, on the host; as float32 where numpy has no such type of floats, as of bfloat16."""
+    tensor = tensor.detach().cpu()
+    native = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if native else tensor.float()).numpy()
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -69,8 +81,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 def _as_array(source: ArrayLike | Tensor) -> np.ndarray:
     if isinstance(source, Tensor):
-        source = source.detach().cpu()
-        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+        source = to_array(source)
     try:
         found = np.asarray(source)
     except (TypeError, ValueError) as error:

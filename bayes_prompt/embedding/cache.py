@@ -41,21 +41,30 @@ class Cache:
         else:
             body, digest = stored[:-_DIGEST], stored[-_DIGEST:]
             if hashlib.sha256(body).digest() == digest:
-                found: np.ndarray = np.load(io.BytesIO(body), allow_pickle=False)
-                if found.ndim == 2 and len(found) == len(texts) and found.dtype == np.float32:
-                    return found
-                reason = f"it holds {found.dtype} of shape {found.shape} for {len(texts)} texts"
+                try:
+                    found: np.ndarray = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
+                    if found.ndim == 2 and len(found) == len(texts) and found.dtype == np.float32:
+                        return found
+                    reason = f"it holds {found.dtype} of shape {found.shape} for {len(texts)} texts"
+                except ValueError as error:
+                    reason = f"it is no .npy: {error}"
             else:
                 reason = "its bytes are not those that were written"
         warnings.warn(f"{path} is damaged and will be made anew ({reason})", stacklevel=2)
         return None
 
     def save(self, texts: list[str], vectors: np.ndarray) -> None:
-        """Keep the vectors of the texts; whoever reads meanwhile sees all of them or none."""
+        """Keep the vectors of the texts; whoever reads meanwhile sees all of them or none.
+
+        Where a folder lies under the file's name it stays, and nothing is kept: `load` has warned of it.
+        """
+        path = self._path(texts)
+        if path.is_dir():
+            return
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
         body = buffer.getvalue()
-        with whole(self._path(texts)) as scratch:
+        with whole(path) as scratch:
             scratch.write_bytes(body + hashlib.sha256(body).digest())
 
     def _path(self, texts: list[str]) -> Path:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
+from torch import Tensor
 
+from bayes_prompt.embedding.arrays import to_array
 from bayes_prompt.embedding.cache import Cache
 from bayes_prompt.embedding.embedders import Embedder, default
 from bayes_prompt.embedding.progress import Progress, told
@@ -36,7 +38,8 @@ def embed(
 
     Args:
         texts: N strings; a generator is read to its end.
-        embedder: None for `default()`; any function of texts that gives (N, D) will do where nothing is cached.
+        embedder: None for `default()`; any function of texts that gives (N, D), an array or a tensor, will do where
+            nothing is cached.
         surface: append `surface_features`.
         cache: a folder, or True for $BAYES_PROMPT_CACHE (else bayes_prompt/ in the user's cache folder). Blocks of
             texts are found again by content and the embedder's name, so that a pool that has grown at its end, or a job
@@ -128,7 +131,8 @@ def _embed_block(
     parts: list[np.ndarray] = []
     for start in range(0, len(block), batch_size):
         batch = block[start : start + batch_size]
-        part = np.asarray(embedder(batch))
+        given = embedder(batch)
+        part = to_array(given) if isinstance(given, Tensor) else np.asarray(given)
         if part.ndim != 2 or len(part) != len(batch) or part.shape[1] < 1:
             raise ValueError(f"embedder must give shape ({len(batch)}, D) for {len(batch)} texts; got {part.shape}")
         if part.dtype.kind not in "fiu":

@@ -83,9 +83,10 @@ SURFACE_FEATURES: tuple[str, ...] = (
 def surface_features(texts: Iterable[str]) -> np.ndarray:
     """log(1 + count) of what `SURFACE_FEATURES` names, as (N, F) float32.
 
-    Lengths are in characters; words are what white space parts, long ones have eight Latin letters or more, numbers are
-    runs of digits. The vocabulary is that of English mathematics; on other texts its columns are nearly constant. Scale
-    the columns before use (`Scaling`). An empty text is a row of zeros.
+    Lengths are in characters; words are what white space parts, long ones have eight Latin letters or more. `numbers`
+    may have a decimal point and digits of any script; `distinct_numbers` and `longest_number` look at runs of the
+    digits 0 to 9, of which 3.5 holds two. The vocabulary is that of English mathematics; on other texts its columns are
+    nearly constant. Scale the columns before use (`Scaling`). An empty text is a row of zeros.
 
     Raises:
         TypeError: `texts` is one string, or an entry is none; the message names it.

@@ -78,7 +78,7 @@ class GenerativeDifficulty:
         prior: makes p's network, of the same kind; None: the encoder itself, shown the last batch, as neural processes
             do.
         decoder: makes the decoder, as `networks.AdditiveDecoder`; None: that one, which the kernels know. A decoder may
-            have `log_prior()`, the log density () of its weights.
+            have `log_prior()`, the log density () of its weights. Networks predict in evaluation mode.
         latent: base distribution of z with event shape (Z,): z = location + scale * base, the two from a network.
             Normal, low-rank, a flow with an inverse, which is learned too: what has a log density everywhere.
             "default": a standard Normal of the size's width; None: no z.
@@ -88,7 +88,7 @@ class GenerativeDifficulty:
         own_record: join a prompt's own record. False is GPS as published.
         memory: rates at which records are forgotten, each what is left after one step, in [0, 1].
         recency: in [0, 1], how much a batch counts for each step that it is older: the policy improves.
-        gradient_steps: for each training step. replay: earlier batches in each of them. capacity: batches kept.
+        gradient_steps: for each training step. replay: earlier batches in each of them. capacity: batches learned from.
         learning_rate: of Adam.
         kl_weight: weight of the KL divergence between guide and prior of z; 1 is the ELBO.
         draws: S, draws of z that a prediction averages.

@@ -181,7 +181,13 @@ class Mixture(Drift):
 
     def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
         """See `Drift`. A prompt changes over first, and then moves or stays for the whole step."""
-        moves = self.moving.transition(points, elapsed)
+        return self._switched(self.moving.transition(points, elapsed), elapsed)
+
+    def after_look(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        return self._switched(self.moving.after_look(points, elapsed), elapsed)
+
+    def _switched(self, moves: Tensor, elapsed: float) -> Tensor:
         stays = torch.eye(len(moves), dtype=torch.float64)
         switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
         if elapsed != 1.0:
@@ -295,7 +301,7 @@ def _bernoulli(x: Tensor) -> Tensor:
     """x / (exp(x) - 1), and its value 1 at 0."""
     small = x.abs() < 1e-5
     safe = torch.where(small, 1.0, x)
-    return torch.where(small, 1 - x / 2, safe / torch.expm1(safe))
+    return torch.where(small, 1 - x / 2, safe / torch.expm1(safe.clamp(max=300.0)))  # whose gradients stay numbers
 
 
 def _generator(thaw: float, freeze: float) -> Tensor:

@@ -16,9 +16,9 @@ from bayes_prompt.models import checks
 from bayes_prompt.models.rates import Inflated
 
 MOST_POINTS = 512
-FARTHEST = 25.0
-"""The largest logit of a point that is no atom: 1 - p is then 1e-11, and still has its digits."""
-_FINE = 5001  # logits at which a prior is looked at, 0.01 apart
+FARTHEST = 20.0
+"""The largest logit of a point that is no atom: 1 - p is then 2e-9, and still has eight digits."""
+_FINE = 4001  # logits at which a prior is looked at, 0.01 apart, or closer where it is narrow
 _SLOPE = 500  # of them tell how fast its tails fall
 _TAIL = 1e-9  # of the prior beyond each end of a grid that is even in the logit, unless it ends here:
 _FAR = 8.0  # where a thousand rollouts would hardly tell rates apart
@@ -79,6 +79,8 @@ def lower(prior: Distribution, grid: int | Tensor, reach: float) -> Points:
     if base.batch_shape or base.event_shape:
         shapes = f"batch shape {tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}"
         raise CannotLower(f"prior has {shapes}; {WHAT_WORKS}")
+    if _reaches_beyond(base):
+        raise CannotLower(f"prior, a {type(base).__name__}, has a support that reaches beyond [0, 1]; {WHAT_WORKS}")
     low, high = bool(atoms[0] > 0), bool(atoms[1] > 0)
     if isinstance(grid, Tensor):
         rate = _rates(grid, low, high)
@@ -143,10 +145,15 @@ def _finely(prior: Distribution) -> tuple[Tensor, Tensor]:
     """Many logits, and the prior's probabilities near them, which sum to one."""
     fine = torch.linspace(-FARTHEST, FARTHEST, _FINE, dtype=torch.float64)
     mass = _density(prior, fine).detach()
+    there = mass.nonzero()
+    if len(there):
+        first, last = max(int(there[0]) - 1, 0), min(int(there[-1]) + 1, _FINE - 1)
+        fine = torch.linspace(float(fine[first]), float(fine[last]), _FINE, dtype=torch.float64)
+        mass = _density(prior, fine).detach()
     for side in (mass, mass.flip(0)):  # beyond its ends a density falls exponentially, if it does not end there
-        last, before = side[-1], side[-1 - _SLOPE]
-        if 0 < last < before:
-            beyond = last * _SLOPE / (before / last).log()
+        end, before = side[-1], side[-1 - _SLOPE]
+        if 0 < end < before:
+            beyond = end / torch.expm1((before / end).log() / _SLOPE)
             mass[-1 if side is mass else 0] += beyond
     total = mass.sum()
     if not bool(torch.isfinite(total) & (total > 0)):
@@ -179,6 +186,13 @@ def _inside(prior: Distribution, rate: Tensor) -> Tensor:
     return good & (rate > 0) & (rate < 1)
 
 
+def _reaches_beyond(prior: Distribution) -> bool:
+    try:
+        return bool(prior.support.check(torch.tensor([-1e-3, 1 + 1e-3], dtype=torch.float64)).any())
+    except (NotImplementedError, AttributeError, RuntimeError):
+        return False
+
+
 def _rates(grid: Tensor, low: bool, high: bool) -> Tensor:
     rate = checks.real("grid", grid).detach().cpu().double()
     if rate.ndim != 1 or not 3 <= len(rate) <= MOST_POINTS:
@@ -194,5 +208,7 @@ def _rates(grid: Tensor, low: bool, high: bool) -> Tensor:
 
 def _widths(logit: Tensor) -> Tensor:
     """What the trapezoidal rule multiplies densities of the logit with."""
+    if len(logit) == 1:
+        return torch.ones_like(logit)
     gaps = logit.diff()
     return torch.cat([gaps[:1], gaps[:-1] + gaps[1:], gaps[-1:]]) / 2

@@ -60,11 +60,12 @@ class Inflated(TorchDistribution):
             return torch.where(which < self.zero, 0.0, torch.where(which > 1 - self.one, 1.0, inner))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log of an atom's probability, or of the density between them."""
+        """Log of an atom's probability, or of the density between them; -inf outside [0, 1]."""
         wide = value.double()
         between = (wide > 0) & (wide < 1)
         inner = self.base.log_prob(torch.where(between, wide, 0.5)) + torch.log1p(-self.zero - self.one)
-        return torch.where(between, inner, torch.where(wide == 0, self.zero, self.one).log())
+        atom = torch.where(wide == 0, self.zero, torch.where(wide == 1, self.one, 0.0))
+        return torch.where(between, inner, atom.log())
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same, independently for each of a batch; only the plain sampling and density are needed there."""
@@ -128,9 +129,11 @@ class Histogram(TorchDistribution):
             return self.edges[bins] + self.edges.diff()[bins] * torch.rand(shape, dtype=torch.float64)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; -inf in bins without weight."""
-        place = torch.searchsorted(self.edges, value.double().contiguous(), right=True).clamp(1, len(self.weights)) - 1
-        return (self.weights / self.edges.diff()).log()[place]
+        """Log density; -inf in bins without weight, and outside [0, 1]."""
+        wide = value.double().contiguous()
+        place = torch.searchsorted(self.edges, wide, right=True).clamp(1, len(self.weights)) - 1
+        density = (self.weights / self.edges.diff())[place]
+        return torch.where((wide >= 0) & (wide <= 1), density, 0.0).log()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same, independently for each of a batch."""

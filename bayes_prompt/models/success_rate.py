@@ -119,7 +119,8 @@ class SuccessRate:
                 )
             if self.drift is not None and self.decay != 1.0:
                 raise ValueError(f"decay must be 1 with a drift, which forgets already; got {self.decay}")
-            self.lower_grid()
+            tables = self.lower_grid()
+            tables.transition(1.0), tables.after_look(1.0)  # which may not fit the grid
             return
         what_works = "a Beta with batch shape () or (N,) works: dist.Beta(1.0, 1.0)"
         if len(self.prior.batch_shape) > 1:
@@ -133,6 +134,12 @@ class SuccessRate:
         """Whether beliefs are histograms on a grid, rather than Beta."""
         asked = any(value is not None for value in (self.drift, self.grid, self.sharing))
         return asked or isinstance(self.decay, DecayBank) or not isinstance(self.prior, Beta)
+
+    @property
+    def single_decay(self) -> float:
+        """The decay, where it is no bank of them."""
+        assert not isinstance(self.decay, DecayBank)
+        return float(self.decay)
 
     @property
     def bank(self) -> Bank | None:
@@ -154,7 +161,7 @@ class SuccessRate:
         return BetaTables(
             alpha=checks.cast("prior: alpha", alpha, dtype).to(device),
             beta=checks.cast("prior: beta", beta, dtype).to(device),
-            decay=float(self.decay),
+            decay=self.single_decay,
             decay_unobserved=self.decay_unobserved,
         )
 
@@ -201,7 +208,7 @@ class SuccessRate:
             "model": "SuccessRate",
             "alpha": checks.summary(alpha),
             "beta": checks.summary(beta),
-            "decay": float(self.decay),
+            "decay": self.single_decay,
             "decay_unobserved": self.decay_unobserved,
         }
 

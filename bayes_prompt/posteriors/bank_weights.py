@@ -31,10 +31,6 @@ class BankWeights:
         others = self.evidence.sum(0) - self.evidence
         return torch.softmax(self.evidence + share[:, None] * others, 1)
 
-    def of_pool(self) -> Tensor:
-        """Weights (J,) float64 by the evidence of all groups."""
-        return torch.softmax(self.evidence.sum(0), 0)
-
     def learn(self, log_chance: Tensor, groups: Tensor, elapsed: float) -> None:
         """Add a step's evidence: log_chance (J, M) of its M looks, at prompts of groups (M,) int64."""
         if self.bank is None:

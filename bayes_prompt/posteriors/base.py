@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+import math
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -49,7 +50,15 @@ class Counts:
     largest: Tensor  # () int64, trials of the prompt with the most; 0 where there are none
 
 
-class Posterior(ABC):
+class _Outlasting(ABCMeta):
+    """Whatever mode a trainer is in when a posterior is made: its tensors are written to later on."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        with torch.inference_mode(False):
+            return super().__call__(*arguments, **options)
+
+
+class Posterior(metaclass=_Outlasting):
     """What is known now about N prompts, updated online.
 
     One training step is: select, roll out, `observe`, `advance`. Time moves only in `advance`; `observe` keeps counts
@@ -83,21 +92,20 @@ class Posterior(ABC):
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told_group_size = 0
         self._counted: tuple[list[tuple[Tensor, Tensor, Tensor]], Counts] = ([], self._counts([]))
-        with torch.inference_mode(False):  # kept beyond this call, and written to
-            self._counters: dict[str, Tensor] = {
-                "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
-                "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
-                # One entry more: for the rows of calls that a check on the device refused.
-                "last_observed": torch.zeros(num_prompts + 1, dtype=torch.int32, device=self.device),
-                "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
-                "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
-                "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
-                "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
-                "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
-                "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
-                "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
-            }
-            self._record = torch.zeros(len(RECORD), dtype=torch.float64, device=self.device)
+        self._counters: dict[str, Tensor] = {
+            "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+            "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
+            # One entry more: for the rows of calls that a check on the device refused.
+            "last_observed": torch.zeros(num_prompts + 1, dtype=torch.int32, device=self.device),
+            "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+            "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
+            "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
+            "impossible": torch.zeros((), dtype=torch.int64, device=self.device),
+            "group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+            "told_group_size": torch.zeros((), dtype=torch.int64, device=self.device),
+            "refused": torch.zeros(3, dtype=torch.int64, device=self.device),
+        }
+        self._record = torch.zeros(len(RECORD), dtype=torch.float64, device=self.device)
         self._books = Books(**{field.name: self._counters[field.name] for field in fields(Books)})
 
     # What a trainer calls
@@ -142,7 +150,7 @@ class Posterior(ABC):
         self._kernel("tally").tally(seen, self._books, self._record)
         self._pending = []
         self.step += 1
-        self._counters["last_observed"].index_fill_(0, seen.index, self.step)
+        self._counters["last_observed"].index_fill_(0, seen.index, min(self.step, 2**31 - 1))
 
     def update(
         self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
@@ -216,6 +224,9 @@ class Posterior(ABC):
 
         trials: rollouts of the look. horizon: steps that it is of use for, at least 0; with 0 nothing is added.
         """
+        checks.number("horizon", horizon)
+        if not 0 <= horizon < math.inf:
+            raise ValueError(f"horizon must be finite and at least 0; got {horizon}")
         return self._looked(trials, lambda now, chance, worth: looks.index(now, chance, worth, horizon))
 
     def look_gain(self, trials: int, threshold: float) -> Tensor:
@@ -223,6 +234,9 @@ class Posterior(ABC):
 
         trials: rollouts of the look. It is at least 0, and 0 where every outcome would leave the choice as it is.
         """
+        checks.number("threshold", threshold)
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be finite; got {threshold}")
         return self._looked(trials, lambda now, chance, worth: looks.gain(chance, worth, threshold))
 
     def informative_quantile(self, trials: int, level: float) -> Tensor:
@@ -230,7 +244,10 @@ class Posterior(ABC):
 
         The expectation is `informative_probability`. level: in (0, 1), above 1/2 for optimism.
         """
-        trials, worth = checks.group_size("trials", trials), self._point_worth(checks.group_size("trials", trials))
+        checks.number("level", level)
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie in (0, 1); got {level}")
+        worth = self._point_worth(checks.group_size("trials", trials))
         parts = [looks.quantile(self._point_mass(part), worth, level) for part in self._chunks()]
         return torch.cat(parts).to(self.dtype)
 
@@ -322,6 +339,7 @@ class Posterior(ABC):
         pending = [torch.cat(entries) for entries in zip(*self._pending, strict=True)] or [none] * 3
         tensors = {**self._counters, **self._tensors()}
         del tensors["refused"]
+        tensors["last_observed"][-1] = 0  # nobody's
         return {
             "version": STATE_VERSION,
             "model": json.dumps(self._describe(), sort_keys=True),
@@ -444,7 +462,7 @@ class Posterior(ABC):
         """(1,) int64 of a counter, which is 0 before there was an observation."""
         return torch.where(size > 0, size, DEFAULT_GROUP_SIZE).reshape(1)
 
-    def _forget_answers(self) -> None:  # noqa: B027 - most posteriors keep none
+    def _forget_answers(self) -> None:
         """The belief has changed other than by a step: scores that are kept for a pick no longer hold."""
 
     def _checked(self, index: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class BetaPosterior(BetaBelief):
             counts.index,
             counts.successes,
             counts.trials,
-            self.model.decay**elapsed,
+            self.model.single_decay**elapsed,
             self.model.decay_unobserved,
         )
         return seen

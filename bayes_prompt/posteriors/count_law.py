@@ -28,6 +28,3 @@ class CountLaw:
         """P(0 < successes < trials | rate), (K,), or (M, K) for trials (M,)."""
         each = trials.double()[:, None] if isinstance(trials, Tensor) else trials
         return (1 - (each * self._log_rate).exp() - (each * self._log_failure).exp()).clamp(min=0)
-
-
-_NEVER = 1e4

@@ -150,6 +150,7 @@ class GridPosterior(Posterior):
             "bank_evidence": self._weights.evidence,
             "bank_looks": self._weights.looks,
             "propagators": self._propagators.by_age,
+            "rested": self._propagators.rested,
             "window": self._propagators.window,
         }
 
@@ -158,9 +159,9 @@ class GridPosterior(Posterior):
         if not 0 <= now <= CAPACITY or now != int(now):
             raise CheckpointError(f"posterior.tensors.window must start with a number of steps; got {now}")
         seen = slot >= 0
-        if not bool(torch.where(seen, slot < (now + 1) * self._tables, slot == -1 - self._groups).all()):
+        if not bool(torch.where(seen, slot < (now + 2) * self._tables, slot == -1 - self._groups).all()):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
-        for name in ("belief", "unseen_prior", "first_looks", "propagators", "bank_looks"):
+        for name in ("belief", "unseen_prior", "first_looks", "propagators", "rested", "bank_looks"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
         total = tensors["belief"].double().sum(1)
         bad = seen & ((total - 1).abs() > 1e-3)
@@ -177,12 +178,21 @@ class GridPosterior(Posterior):
             self._settle()
         likelihood, largest = self._likelihood(counts)
         predicted = self._predicted(counts.index).double()
-        if self._drifts > 1 or self.model.sharing is not None:
-            self._learn_together(counts.index[counts.leader], likelihood[counts.leader], elapsed)
+        rows, met = counts.index[counts.leader], likelihood[counts.leader]
+        groups, first = self._groups[rows].long(), self._slot[rows] < 0
+        member_evidence = self._member_evidence(rows, met) if self._drifts > 1 else None
+        if self.model.sharing is not None:
+            self._unseen.learn(groups[first], met[first])
+            self._forget_answers()  # first looks of one step tell about each other
         if isinstance(self.model.decay, DecayBank):
             status = self._condition_by_bank(self.model.decay, counts, predicted, likelihood, elapsed)
         else:
-            status = self._condition(counts, likelihood)
+            decay = float(self.model.decay) ** elapsed
+            status = self._condition(counts, likelihood, self._propagators.slot, decay)
+        if member_evidence is not None:  # after conditioning, in which what was seen has had its say
+            self._weights.learn(member_evidence, groups, elapsed)
+        chance = (predicted * likelihood).sum(1)
+        status.bitwise_or_(UNEXPECTED * (counts.leader & (chance <= 0)).int())
         self._propagators.step(elapsed)
         self._unseen.move(moves, elapsed)
         self._forget_answers()
@@ -191,7 +201,7 @@ class GridPosterior(Posterior):
             counts.index,
             counts.successes,
             counts.trials,
-            (predicted * likelihood).sum(1).log() + largest,
+            chance.log() + largest,
             torch.zeros_like(largest),
             status,
             (by_point * self._law.mixed(counts.trials)).sum(1),
@@ -204,13 +214,11 @@ class GridPosterior(Posterior):
         largest = log.amax(1) if len(log) else log.sum(1)
         return self._tiled((log - largest[:, None]).exp()), largest
 
-    def _condition(self, counts: Counts, likelihood: Tensor) -> Tensor:
-        """Condition the observed rows; gives their status (M,)."""
-        cast, now = self._cast(likelihood), self._propagators.now * self._tables
+    def _condition(self, counts: Counts, likelihood: Tensor, slot: int, decay: float) -> Tensor:
+        """Condition the observed rows, whose slot is then this one; gives their status (M,)."""
+        cast, now = self._cast(likelihood), slot * self._tables
         status = torch.empty_like(counts.index, dtype=torch.int32)
         chance = torch.empty(len(cast), dtype=self.dtype, device=self.device)
-        decay = self.model.decay
-        assert isinstance(decay, float | int)
         prior = None if decay == 1 else self._cast(self._unseen.prior[0])
         by_slot, unseen = map(self._cast, self._carried())
         self._kernel("grid_filter").advance(
@@ -227,32 +235,28 @@ class GridPosterior(Posterior):
         """The same with beliefs that are averaged over how much each decay forgets."""
         rows, met = counts.index[counts.leader], likelihood[counts.leader]
         groups = self._groups[rows].long()
-        decays = torch.tensor(bank.members, dtype=torch.float64, device=self.device)
-        joint = forgotten(predicted[counts.leader], self._unseen.prior[0], decays) * met  # (J, M, states)
+        decays = torch.tensor(bank.members, dtype=torch.float64, device=self.device) ** elapsed
+        prior = self._unseen.prior[0]
+        joint = forgotten(predicted[counts.leader], prior, decays) * met  # (J, M, states)
+        chances = joint.sum(2)
+        if self.model.sharing is not None:  # first looks of one step have told about each other
+            joint = forgotten(self._predicted(rows).double(), prior, decays) * met
         averaged = torch.einsum("mj,jms->ms", self._weights.now()[groups], joint)
         total = averaged.sum(1, keepdim=True)
         possible = total > torch.finfo(self.dtype).tiny
         after = torch.where(possible, averaged / total, met / met.sum(1, keepdim=True))
-        self._weights.learn(joint.sum(2).clamp(min=_LEAST_CHANCE).log(), groups, elapsed)
-        self._belief[rows], self._slot[rows] = after.to(self.dtype), self._propagators.now
+        self._weights.learn(chances.clamp(min=_LEAST_CHANCE).log(), groups, elapsed)
+        self._belief[rows], self._slot[rows] = after.to(self.dtype), self._propagators.slot
         status = torch.zeros_like(counts.index, dtype=torch.int32)
         status[counts.leader] = UNEXPECTED * (~possible[:, 0]).int()
         return status
-
-    def _learn_together(self, rows: Tensor, likelihood: Tensor, elapsed: float) -> None:
-        """What observations of distinct rows (M,) with likelihoods (M, states) say about drifts, and other prompts."""
-        groups, first = self._groups[rows].long(), self._slot[rows] < 0
-        if self._drifts > 1:
-            self._weights.learn(self._member_evidence(rows, likelihood), groups, elapsed)
-        self._unseen.learn(groups[first], likelihood[first])
-        self._forget_answers()  # first looks of one step tell about each other
 
     def _member_evidence(self, rows: Tensor, likelihood: Tensor) -> Tensor:
         """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
         slot, group = self._slot[rows].long(), self._groups[rows].long()
         outcome, which = likelihood.unique(dim=0, return_inverse=True)
         steps, step = (slot // self._tables).clamp(min=0).unique(return_inverse=True)
-        carried = self._propagators.by_age[:, self._propagators.now - steps]  # (J, steps, states, states)
+        carried = self._propagators.by_slot()[:, steps]  # (J, steps, states, states)
         pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
         seen = (pulled * self._belief[rows].double()).sum(2)
         unseen = (self._unseen.beliefs()[:, group] * likelihood).sum(2)
@@ -261,17 +265,16 @@ class GridPosterior(Posterior):
     def _settle(self) -> None:
         """Write the beliefs of the older half of the steps forward, and count the steps anew."""
         tables, half = self._tables, CAPACITY // 2
-        now = self._propagators.now * tables
         by_slot, _ = self._carried()
-        self._kernel("grid_filter").settle(self._belief, self._slot, self._cast(by_slot), 0, half * tables, now)
+        self._kernel("grid_filter").settle(self._belief, self._slot, self._cast(by_slot), 0, (1 + half) * tables, 0)
         if tables > 1:
-            self._slot += torch.where(self._slot == now, self._groups, 0)
-        self._slot -= torch.where(self._slot >= 0, half * tables, 0).int()
+            self._slot += torch.where(self._slot == 0, self._groups, 0)
+        self._slot -= torch.where(self._slot >= tables, half * tables, 0).int()
         self._propagators.forget(half)
         self._forget_answers()
 
     def _warm_start(self, counts: Counts) -> None:
-        self._condition(counts, self._likelihood(counts)[0])
+        self._condition(counts, self._likelihood(counts)[0], 0, 1.0)
         self._forget_answers()
 
     # Inner workings
@@ -314,7 +317,7 @@ class GridPosterior(Posterior):
 
     def _point_later(self, trials: int, index: Tensor) -> Tensor:
         later = self._propagators.transitions(1.0)[1] @ self._point_worth(trials)  # (drifts, states)
-        return later[0] if self._drifts == 1 else self._weights.of_pool() @ later
+        return later[0] if self._drifts == 1 else self._weights.now()[self._groups[index].long()] @ later
 
     def _point_chance(self, trials: int) -> Tensor:
         successes = torch.arange(trials + 1, device=self.device)

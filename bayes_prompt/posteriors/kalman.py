@@ -22,7 +22,6 @@ from bayes_prompt.posteriors.base import Counts, Posterior
 if TYPE_CHECKING:
     from bayes_prompt.models.kalman import LogitGaussian
 
-LOGIT = 8  # the stream of random words (see `kernels.rng`) that logits are drawn with
 
 _REACH = 6.0  # standard deviations; 2e-9 of a Gaussian lie beyond, and its density there is 1e-8 of the largest
 _FINEST = 2.0  # logits: a success rate and its powers change on this scale, however wide the belief about it
@@ -192,7 +191,7 @@ class KalmanPosterior(Posterior):
         prompts = torch.arange(self.first_prompt, self.first_prompt + self.num_prompts, device=self.device)
 
         def draw(mean: Tensor, variance: Tensor, prompts: Tensor) -> Tensor:
-            radius, angle, _, _ = (rng.uniform(word, torch.float64) for word in rng.words(seed, step, prompts, LOGIT))
+            radius, angle, _, _ = (rng.uniform(word, torch.float64) for word in rng.words(seed, step, prompts, rng.LOGIT))
             normal = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
             return torch.sigmoid(mean + variance.sqrt() * normal)
 

@@ -12,12 +12,12 @@ CAPACITY = 64
 
 
 class Propagators:
-    """For J drifts over K states, P[j, a] = T[j] of the last `a` steps, multiplied in the order of time.
+    """Products of transitions T (J, K, K), for J drifts over K states, in the order of time, by slot.
 
-    The first of them is that of the step in which the prompt was looked at.
-
-    A belief of slot s was conditioned after s transitions of this window, of which there have been `now` so far: its
-    age is now - s. Where all steps have the same transitions the matrices are powers, and a step costs one product.
+    Slot 0 is of beliefs that were written forward, or known before the first step; since then they have rested. Slot
+    1 + s is of those that were conditioned by a look after s transitions of this window, of which there have been `now`
+    so far; the first transition since then is that of a prompt that was trained on. Where all steps have had the same
+    transitions, a step costs one product.
 
     Args:
         transition, after_look: give T, (J, K, K) float64 [from, to], of a step of some elapsed time: of prompts that
@@ -34,8 +34,10 @@ class Propagators:
         device: torch.device,
     ) -> None:
         self._laws, self._device = (transition, after_look), device
+        still = torch.eye(states, dtype=torch.float64, device=device)
+        self.rested = still.repeat(members, 1, 1)
         self.by_age = torch.zeros(members, CAPACITY + 1, states, states, dtype=torch.float64, device=device)
-        self.by_age[:, 0] = torch.eye(states, dtype=torch.float64, device=device)
+        self.by_age[:, 0] = still
         self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (nan: they differ)
         self._known: dict[float, tuple[Tensor, Tensor]] = {}
 
@@ -43,6 +45,11 @@ class Propagators:
     def now(self) -> int:
         """Transitions of this window."""
         return int(self.window[0])
+
+    @property
+    def slot(self) -> int:
+        """Of beliefs that are conditioned now."""
+        return self.now + 1
 
     @property
     def full(self) -> bool:
@@ -62,19 +69,19 @@ class Propagators:
         """One transition more."""
         (resting, looked), now = self.transitions(elapsed), self.now
         same = now == 0 or float(self.window[1]) == elapsed
-        if now == 0:
-            self.by_age[:, 1] = looked
-        elif same:
+        if now and same:
             self.by_age[:, now + 1] = self.by_age[:, now] @ resting
         else:
             self.by_age[:, 2 : now + 2] = self.by_age[:, 1 : now + 1] @ resting[:, None]
             self.by_age[:, 1] = looked
+        self.rested.copy_(self.rested @ resting)
         self.window[0], self.window[1] = now + 1, elapsed if same else torch.nan
 
     def forget(self, steps: int) -> None:
-        """Drop the oldest steps of the window; slots that are kept are `steps` less from now on."""
+        """Drop the oldest steps of the window, of which nobody is left; other slots are `steps` less from now on."""
         self.window[0] -= steps
+        self.rested.copy_(self.by_age[:, 0])
 
     def by_slot(self) -> Tensor:
-        """P (J, now + 1, K, K) in the order of slots."""
-        return self.by_age[:, : self.now + 1].flip(1)
+        """Products (J, now + 2, K, K) in the order of slots."""
+        return torch.cat([self.rested[:, None], self.by_age[:, : self.now + 1].flip(1)], 1)

@@ -37,14 +37,14 @@ class Unseen:
         """First looks at M prompts of groups (M,) int64, with likelihoods (M, states)."""
         if self.sharing is None or not len(groups):
             return
-        before = self.looks
+        before = self.looks.clone()
         for _ in range(self.sharing.passes):
             met = self.beliefs()[:, groups] * likelihood
             met = met / met.sum(2, keepdim=True).clamp(min=1e-300)
-            self.looks = before.index_add(1, groups, met)
+            self.looks.copy_(before.index_add(1, groups, met))
 
     def move(self, transition: Tensor, elapsed: float) -> None:
         """One step: transition (J, states, states)."""
-        self.prior = (self.prior[:, None] @ transition)[:, 0]
+        self.prior.copy_((self.prior[:, None] @ transition)[:, 0])
         if self.sharing is not None:
-            self.looks = self.sharing.memory**elapsed * (self.looks @ transition)
+            self.looks.copy_(self.sharing.memory**elapsed * (self.looks @ transition))

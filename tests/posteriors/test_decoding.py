@@ -83,10 +83,34 @@ def test_other_networks_run_as_they_are(rows: int, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(found.concentration(), expected.detach(), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(("size", "draws"), [("paper", 2), ("small", difficulty_decoder.MAX_DRAWS + 1)])
-def test_what_is_too_large_for_the_kernel_runs_as_it_is(size: str, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("draws", [1, 3, 4, 11])
+@pytest.mark.parametrize("size", ["small", "paper"])
+def test_many_draws_are_pooled(size: str, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three at a time, the last time fewer; the spread between the parts counts as that within them does."""
     made = program(size)
-    z = contexts(made, draws)
+    z = contexts(made, draws) * torch.linspace(1, 4, draws)[:, None]
+    asked = []
+    monkeypatch.setattr(difficulty_decoder, "MAX_DRAWS", 3)
+    found = Decoding(made, pool(5), "reference")
+    rates = found._rates
+    monkeypatch.setattr(found, "_rates", lambda z, *out: (asked.append(len(z)), rates(z, *out)))
+    for ours, theirs in zip(found.rates(z), generic(made, pool(5), z), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, **ROUNDING)
+    assert sum(asked) == draws and max(asked) <= 3
+
+
+def test_the_kernel_takes_more_draws_than_it_can_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = program()
+    z = contexts(made, 2 * difficulty_decoder.MAX_DRAWS + 1)
+    found = Decoding(made, pool(), "cpu")
+    monkeypatch.setattr(found, "_through_networks", None)  # fails if the kernel were not asked
+    for ours, theirs in zip(found.rates(z), generic(made, pool(), z), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, **ROUNDING)
+
+
+def test_what_is_too_large_for_the_kernel_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = program("paper")
+    z = contexts(made, 2)
     found = Decoding(made, pool(5), "cpu")
     monkeypatch.setattr(found, "_folded", None)  # fails if the kernel were asked
     for ours, theirs in zip(found.rates(z), generic(made, pool(5), z), strict=True):
@@ -120,11 +144,17 @@ def test_narrow_embeddings_are_near_the_wide_ones(shift: float) -> None:
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_prompts_that_are_all_alike(backend: str) -> None:
     made = program()
-    alike = torch.full((5, D), 0.1)
-    found = Decoding(made, alike, backend)
-    assert float(found.standardised(torch.arange(5)).abs().max()) < 1e-6  # at the centre, not blown up
-    mean, variance = found.rates(contexts(made))
-    assert len(set(mean.tolist())) == 1 and bool(torch.isfinite(mean).all()) and bool((variance >= 0).all())
+    z = contexts(made)
+    expected = generic(made, torch.zeros(5, D), z)[0]
+    near = 3e18 * (1 + 1e-7 * torch.randn(5, D, generator=torch.Generator().manual_seed(3)))  # rounding, at most
+    when = (1.7e9 + torch.linspace(-1000, 1000, 5))[:, None].repeat(1, D)  # seconds, of about half an hour
+    for alike in (torch.full((5, D), 0.1), near, when, pool(1), torch.zeros(5, D)):
+        found = Decoding(made, alike, backend)
+        assert not bool(found.standardised(torch.arange(len(alike))).any())  # at the centre, not blown up
+        mean, variance = found.rates(z)
+        torch.testing.assert_close(mean.double(), expected[: len(alike)], **ROUNDING)
+        assert len(set(mean.tolist())) == 1 and len(set(variance.tolist())) == 1
+        assert len(set(found.concentration().tolist())) == 1
 
 
 def test_standardised_rows_are_centred_and_of_unit_length_on_average() -> None:

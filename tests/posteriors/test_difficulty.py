@@ -6,6 +6,8 @@ import copy
 import math
 import pickle
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +422,7 @@ def test_states_that_cannot_be_are_refused_and_change_nothing() -> None:
         (put(*skip, value=torch.zeros(D + 1)), "fit.networks.decoder.skip must be torch.float32 of shape"),
         (put("replay", "rows", value=state["replay"]["rows"] + N), "replay holds batches that cannot be"),
         (put("replay", "step", value=state["replay"]["step"] + 7), "replay holds batches that cannot be"),
-        (put("step", value=1), "cannot be|more than there have been"),
+        (put("step", value=1), "cannot be|more than there have been|has not been"),
         (make(embeddings=pool(seed=1)).state_dict(), "posterior.embeddings"),
         (make(options={"storage": torch.bfloat16}).state_dict(), "posterior.embeddings"),
         (make(N - 1).state_dict(), "posterior.embeddings|posterior.num_prompts"),
@@ -608,20 +610,176 @@ def test_a_trainer_s_modes_stay_outside(mode: Any) -> None:
     same(everything(within), everything(plain))
 
 
+@contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_another_default_type_changes_nothing() -> None:
     expected, x = trained().success_rate(), pool()
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_type(torch.float64):
         model = bp.GenerativeDifficulty(**QUICK)
         posterior = model.posterior(embeddings=x)
         for step in range(3):
             posterior.update(*rollouts(step))
         rate = posterior.success_rate()
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert rate.dtype == expected.dtype
     # The networks start from float64 draws, which are other ones; only that it works is asked here.
     assert bool(((rate > 0) & (rate < 1)).all())
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("saved", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loaded", [torch.float32, torch.float64])
+def test_checkpoints_know_no_default_type(saved: torch.dtype, loaded: torch.dtype, steps: int, tmp_path: Path) -> None:
+    x = pool()
+    with default_type(saved):
+        one = bp.PromptSelector(make(embeddings=x), InformativeProbability(), batch_size=5, seed=3)
+        for _ in range(steps):
+            index = one.select()
+            one.update(index, successes=index % 9, trials=8)
+        one.save(tmp_path / "state")
+        before = everything(one.posterior)  # type: ignore[arg-type]
+    with default_type(loaded):
+        other = bp.PromptSelector(make(embeddings=x), InformativeProbability(), batch_size=5, seed=3)
+        other.load(tmp_path / "state")
+        same(everything(other.posterior), before)  # type: ignore[arg-type]
+        for each in (one, other):
+            each.update(each.select(), successes=[1, 2, 3, 4, 5], trials=8)
+        same(everything(one.posterior), everything(other.posterior))  # type: ignore[arg-type]
+
+
+class Noisy(nn.Module):
+    """A decoder that trains with noise, or with the statistics of its batch."""
+
+    def __init__(self, features: int, latent: int, layer: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.layer, self.linear = layer(features), nn.Linear(features, 1)
+        self.modes: set[bool] = set()
+
+    def forward(self, embeddings: Tensor, z: Tensor) -> Tensor:
+        self.modes.add(self.training)
+        seen = self.layer(embeddings.reshape(-1, embeddings.shape[-1])).reshape(embeddings.shape)
+        return self.linear(seen)[..., 0] + z.sum(-1, keepdim=True)
+
+
+class Restless(nn.Module):
+    """Noise in either mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize("layer", [lambda width: nn.Dropout(0.5), nn.BatchNorm1d, lambda width: Restless()])
+def test_networks_learn_and_predict_in_their_own_modes(layer: Callable[[int], nn.Module]) -> None:
+    """To ask changes nothing: no answer, no statistic of a batch, and no generator."""
+    settings = {"decoder": lambda features, latent: Noisy(features, latent, layer)}
+    posterior = make(**settings)
+    decoder = posterior._fit.program.decoder
+    world = torch.get_rng_state()
+    for step in range(2):
+        decoder.modes.clear()
+        first = everything(posterior), posterior.predicted_rate()
+        posterior._forget_answers()
+        same(first[0], everything(posterior))
+        assert torch.equal(first[1], posterior.predicted_rate())
+        assert decoder.modes == {False}
+        decoder.modes.clear()
+        posterior.update(*rollouts(step))
+        assert True in decoder.modes and not decoder.training
+    assert torch.equal(world, torch.get_rng_state())
+    resumed = make(**settings)
+    resumed.load_state_dict(posterior.state_dict())
+    for each in (posterior, resumed, copy.deepcopy(posterior)):
+        each.update(*rollouts(2))
+    same(everything(posterior), everything(resumed))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_trainer_s_autocast_does_not_choose_how_the_encoder_is_worked_out(backend: str) -> None:
+    """torch's fused layers round otherwise, and are for evaluation outside of any device's autocast."""
+    posterior = trained()
+    first = posterior.predicted_rate()
+    torch.set_autocast_enabled(backend, True)
+    try:
+        assert torch.equal(first, posterior.predicted_rate())
+    finally:
+        torch.set_autocast_enabled(backend, False)
+
+
+def test_embeddings_that_are_being_learned() -> None:
+    weight = nn.Parameter(pool())
+    for given in (weight, weight * 1.0):
+        posterior, plain = make(embeddings=given), make()
+        for step in range(3):
+            posterior.update(*rollouts(step))
+            plain.update(*rollouts(step))
+        assert not posterior.embeddings.requires_grad and weight.grad is None
+        same(everything(posterior), everything(plain))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_arrays_as_numpy_has_them() -> None:
+    plain, turned = make(embeddings=pool()), pool().numpy()[::-1]
+    for given in (turned[::-1], pool().numpy().astype(">f4"), pool().numpy()[:, ::-1][:, ::-1], pool().numpy()[:1]):
+        assert torch.equal(make(embeddings=given).embeddings, plain.embeddings[: len(given)])
+    assert torch.equal(make(embeddings=turned).embeddings, plain.embeddings.flip(0))
+    assert torch.equal(make(embeddings=turned[:1]).embeddings, plain.embeddings[-1:])  # a stride, below 0 and of no use
+    plain.update(np.arange(4)[::-1], np.arange(4).astype(">i8"), 8)
+    assert plain.visits[:4].tolist() == [1] * 4
+    for layout in (pool().to_sparse(), pool().to_sparse_csr()):
+        with pytest.raises(TypeError, match=r"embeddings must be a dense array; got layout torch\.sparse"):
+            make(embeddings=layout)
+
+
+def test_what_was_loaded_in_inference_mode_goes_on() -> None:
+    posterior, resumed = trained(), make()
+    state = posterior.state_dict()
+    with torch.inference_mode():
+        resumed.load_state_dict(posterior.state_dict())
+        posterior.load_state_dict(state)
+    for each in (posterior, resumed):
+        each.group_size = 4
+        for step in range(3, 5):
+            each.update(*rollouts(step))
+    same(everything(posterior), everything(resumed))
+
+
+def test_moments_are_there_from_the_first_batch_on() -> None:
+    for posterior, moments in ((trained(), {}), (make(), trained()._fit.state()["moments"])):
+        before = everything(posterior)
+        state = posterior.state_dict()
+        state["fit"]["moments"] = moments
+        with pytest.raises(bp.CheckpointError, match=r"fit\.moments must be there if a batch was learned from"):
+            posterior.load_state_dict(state)
+        same(before, everything(posterior))
+    for posterior in (trained(gradient_steps=0), make(), trained(learning_rate=0.0)):
+        posterior.load_state_dict(posterior.state_dict())
+
+
+def test_a_prior_of_its_own_learns_with_room_for_one_batch() -> None:
+    """What the prior makes of the last batch has gradients, though only the newest is learned from."""
+    from bayes_prompt.models.networks import SIZES, TransformerEncoder
+
+    posterior = make(capacity=1, prior=lambda features, latent: TransformerEncoder(features, latent, SIZES["small"]))
+    before = posterior._fit.program.prior.pair.weight.detach().clone()
+    for step in range(3):
+        posterior.update(*rollouts(step))
+    moved = (posterior._fit.program.prior.pair.weight.detach() - before)[:, : D + 1]  # embeddings and rates
+    assert bool((moved != 0).any())
+
+
+def test_steps_go_on_past_the_numbers_of_draws() -> None:
+    posterior = make()
+    state = posterior.state_dict()
+    state["step"] = rng.STEP_LIMIT
+    first = posterior.success_rate().clone()
+    posterior.load_state_dict(state)
+    assert torch.equal(posterior.success_rate(), first)  # those of step 0 again
 
 
 def test_two_threads_learn_as_they_would_alone() -> None:

@@ -35,11 +35,32 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_the_oldest_make_room() -> None:
+    """One more is kept than is learned from: the oldest of these had a batch before it, too."""
     made = replay(*range(5), capacity=3)
-    assert [each.step for each in made.batches] == [2, 3, 4]
+    assert [each.step for each in made.batches] == [1, 2, 3, 4]
     before = made.batches
-    assert [each.step for each in made.with_newest(batch(5)).batches] == [3, 4, 5]
-    assert made.batches is before and len(before) == 3  # the one it came from stays what it was
+    assert [each.step for each in made.with_newest(batch(5)).batches] == [2, 3, 4, 5]
+    assert made.batches is before and len(before) == 4  # the one it came from stays what it was
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_a_full_replay_learns_from_the_newest_and_what_came_before_each(capacity: int) -> None:
+    made = replay(*range(6), capacity=capacity)
+    torch.manual_seed(0)
+    drawn = made.draw(40, recency=1.0)
+    kept = {batch.step: batch for batch in made.batches}
+    steps = [
+        next(step for step, kept_ in kept.items() if torch.equal(drawn.record[t, : len(kept_.rows)], kept_.record))
+        for t in range(len(drawn.weight))
+    ]
+    assert set(steps) == set(range(6 - capacity, 6))
+    assert float(drawn.weight.sum()) == pytest.approx(capacity)
+    for t, step in enumerate(steps):
+        embeddings, rates, present = (entry[t] for entry in drawn.before)
+        last = batch(step - 1, 2 + (step - 1) % 3)
+        assert int(present.sum()) == len(last.rows)
+        assert torch.equal(embeddings[: len(last.rows)], POOL[last.rows])
+        assert torch.equal(rates[: len(last.rows)], last.successes / last.trials)
 
 
 def test_a_stack_holds_what_was_observed_and_what_came_before() -> None:
@@ -129,6 +150,17 @@ def test_a_state_brings_all_back() -> None:
                 assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_another_default_type_is_no_other_state() -> None:
+    for made in (replay(), replay(1, 2)):
+        state = made.state()
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert same(made.state(), state) and made.state()["record"].dtype == torch.float32
+            made.check(state, N, 6)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 def changed(state: dict[str, Any], name: str, entry: int, value: float) -> dict[str, Any]:
     other = copy.deepcopy(state)
     other[name].view(-1)[entry] = value
@@ -167,5 +199,6 @@ def test_states_that_cannot_be_are_refused() -> None:
         with pytest.raises(bp.CheckpointError, match=message):
             made.check(other, N, 6)  # type: ignore[arg-type]
     with pytest.raises(bp.CheckpointError, match="batches that cannot be"):
-        replay(capacity=2).check(state, N, 6)
+        replay(capacity=1).check(state, N, 6)
+    replay(capacity=2).check(state, N, 6)
     assert same(made.state(), state)

@@ -1,0 +1,198 @@
+"""Named families of declarations: what is free in them, priors of that, and values to start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from bayes_prompt.models import priors
+from bayes_prompt.models.drift import LogitRandomWalk, Mixture, Redraw
+from bayes_prompt.models.emission import BetaBinomialEmission, PartitionEmission
+from bayes_prompt.models.progress import SolvingProgress
+from bayes_prompt.models.success_rate import SuccessRate
+
+EDGES = (0.0, 0.05, 0.35, 0.65, 0.95, 1.0)
+"""Success rates between which the states of `partition` lie."""
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A family of declarations.
+
+    Attributes:
+        about: what it says of prompts.
+        build: makes the declaration of parameters by name.
+        priors: of every parameter, weakly informative.
+        start: values that a research group might use without a fit.
+        code: the line of Python that makes the declaration, with the parameters in braces.
+    """
+
+    about: str
+    build: Callable[..., Any]
+    priors: Mapping[str, Any]
+    start: Mapping[str, Any]
+    code: str = field(repr=False)
+
+    def declare(self, **values: Any) -> Any:
+        """The declaration of values that are numbers or lists of them; those that are left out start as they do."""
+        unknown = values.keys() - self.start.keys()
+        if unknown:
+            raise ValueError(f"{sorted(unknown)[0]} is no parameter; choose among {', '.join(self.start)}")
+        numbers = {**self.start, **values}
+        return self.build(**{name: value if name == "decay" else _tensor(value) for name, value in numbers.items()})
+
+
+def read(path: str | PathLike[str]) -> Any:
+    """The declaration that `FitResult.write` wrote, of a family that has a name.
+
+    Raises ValueError where the file is something else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        family = FAMILIES[found["family"]]
+        values = {name: summary["mean"] for name, summary in found["parameters"].items()} | found["fixed"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is no fit of one of {', '.join(FAMILIES)}: {error!r}") from error
+    return family.declare(**values)
+
+
+def named(name: str) -> Family:
+    """The family of that name; ValueError says which there are."""
+    if name not in FAMILIES:
+        raise ValueError(f"family {name!r} is unknown; choose among {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _moves(move: Tensor, stay: Tensor, states: int) -> Any:
+    """Pseudo-counts `move` of every transition, and `stay` more of those that lead back."""
+    ones, eye = torch.ones(states, states).double(), torch.eye(states).double()
+    return dist.Dirichlet(move * ones + stay * eye)
+
+
+def _dps(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
+    return SolvingProgress(_moves(move, stay, 3), decay=decay)
+
+
+def _states(move: Tensor, stay: Tensor, rare: Tensor, common: Tensor, decay: float) -> SolvingProgress:
+    law = dist.Beta(torch.stack([rare, common, common]), torch.stack([common, common, rare]))
+    return SolvingProgress(_moves(move, stay, 3), decay=decay, emission=BetaBinomialEmission(law))
+
+
+def _partition(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
+    return SolvingProgress(_moves(move, stay, len(EDGES) - 1), decay=decay, emission=PartitionEmission(EDGES))
+
+
+def _mopps(a: Tensor, b: Tensor, decay: float) -> SuccessRate:
+    return SuccessRate(dist.Beta(a, b), decay=decay)
+
+
+def _static(mean: Tensor, deviation: Tensor) -> SuccessRate:
+    return SuccessRate(priors.logit_normal(mean, deviation))
+
+
+def _inflated(a: Tensor, b: Tensor, weights: Tensor, decay: float) -> SuccessRate:
+    return SuccessRate(priors.inflated(dist.Beta(a, b), weights[0], weights[1]), decay=decay)
+
+
+def _walk(mean: Tensor, deviation: Tensor, scale: Tensor, trend: Tensor) -> SuccessRate:
+    return SuccessRate(priors.logit_normal(mean, deviation), drift=LogitRandomWalk(scale, trend))
+
+
+def _redraw(a: Tensor, b: Tensor, probability: Tensor) -> SuccessRate:
+    return SuccessRate(dist.Beta(a, b), drift=Redraw(probability))
+
+
+def _mixture(mean: Tensor, deviation: Tensor, frozen: Tensor, scale: Tensor, trend: Tensor) -> SuccessRate:
+    drift = Mixture(frozen, LogitRandomWalk(scale, trend), thaw=0.01, freeze=0.01)
+    return SuccessRate(priors.logit_normal(mean, deviation), drift=drift)
+
+
+_COUNT = dist.LogNormal(0.0, 1.0)  # pseudo-counts
+_DECAY = dist.Uniform(0.0, 1.0)
+_LOGIT = {"mean": dist.Normal(0.0, 2.0), "deviation": dist.LogNormal(0.3, 0.7)}
+_MOVES = {"move": dist.LogNormal(-1.0, 1.5), "stay": _COUNT}
+_WALK = {"scale": dist.LogNormal(-1.5, 1.0), "trend": dist.Normal(0.0, 0.2)}
+_TRANSITIONS = "dist.Dirichlet({{move:.6g}} * torch.ones({0}, {0}) + {{stay:.6g}} * torch.eye({0}))"
+
+FAMILIES: Mapping[str, Family] = {
+    "dps": Family(
+        "solving states that move by a matrix of each prompt's own, read off groups (DPS)",
+        _dps,
+        {**_MOVES, "decay": _DECAY},
+        {"move": 1.0, "stay": 0.0001, "decay": 0.7},
+        f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}})",
+    ),
+    "states": Family(
+        "the same, where each state has a law of the success rate",
+        _states,
+        {**_MOVES, "rare": dist.LogNormal(-1.0, 1.0), "common": dist.LogNormal(1.0, 0.7), "decay": _DECAY},
+        {"move": 0.3, "stay": 1.0, "rare": 0.3, "common": 4.0, "decay": 0.9},
+        f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}}, emission=bp.BetaBinomialEmission("
+        "dist.Beta(torch.tensor([{rare:.6g}, {common:.6g}, {common:.6g}]), "
+        "torch.tensor([{common:.6g}, {common:.6g}, {rare:.6g}]))))",
+    ),
+    "partition": Family(
+        "the same, where the states are five ranges of the success rate",
+        _partition,
+        {**_MOVES, "decay": _DECAY},
+        {"move": 0.3, "stay": 1.0, "decay": 0.9},
+        f"bp.SolvingProgress({_TRANSITIONS.format(5)}, decay={{decay:.6g}}, emission=bp.PartitionEmission({EDGES}))",
+    ),
+    "mopps": Family(
+        "a success rate whose counts are forgotten (MoPPS)",
+        _mopps,
+        {"a": _COUNT, "b": _COUNT, "decay": _DECAY},
+        {"a": 1.0, "b": 1.0, "decay": 0.8},
+        "bp.SuccessRate(dist.Beta({a:.6g}, {b:.6g}), decay={decay:.6g})",
+    ),
+    "static": Family(
+        "a success rate that never changes",
+        _static,
+        _LOGIT,
+        {"mean": 0.0, "deviation": 1.5},
+        "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}))",
+    ),
+    "inflated": Family(
+        "a success rate whose counts are forgotten, which for some prompts is exactly 0 or 1",
+        _inflated,
+        {"a": _COUNT, "b": _COUNT, "weights": dist.Dirichlet(torch.tensor([1.0, 1.0, 8.0])), "decay": _DECAY},
+        {"a": 1.0, "b": 1.0, "weights": [0.1, 0.1, 0.8], "decay": 0.8},
+        "bp.SuccessRate(bp.priors.inflated(dist.Beta({a:.6g}, {b:.6g}), {weights[0]:.6g}, {weights[1]:.6g}), "
+        "decay={decay:.6g})",
+    ),
+    "walk": Family(
+        "a success rate whose logit walks at random, with a trend",
+        _walk,
+        {**_LOGIT, **_WALK},
+        {"mean": 0.0, "deviation": 1.5, "scale": 0.3, "trend": 0.0},
+        "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), "
+        "drift=bp.LogitRandomWalk({scale:.6g}, {trend:.6g}))",
+    ),
+    "redraw": Family(
+        "a success rate that stays, until it is drawn anew",
+        _redraw,
+        {"a": _COUNT, "b": _COUNT, "probability": dist.Beta(1.0, 9.0)},
+        {"a": 1.0, "b": 1.0, "probability": 0.05},
+        "bp.SuccessRate(dist.Beta({a:.6g}, {b:.6g}), drift=bp.Redraw({probability:.6g}))",
+    ),
+    "mixture": Family(
+        "prompts that are frozen, and prompts that walk",
+        _mixture,
+        {**_LOGIT, "frozen": dist.Beta(1.0, 1.0), **_WALK},
+        {"mean": 0.0, "deviation": 1.5, "frozen": 0.5, "scale": 0.5, "trend": 0.0},
+        "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), drift=bp.Mixture({frozen:.6g}, "
+        "bp.LogitRandomWalk({scale:.6g}, {trend:.6g}), thaw=0.01, freeze=0.01))",
+    ),
+}

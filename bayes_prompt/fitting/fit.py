@@ -1,0 +1,253 @@
+"""Fit a family of declarations to a rollout history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_median, init_to_value
+from pyro.optim import ClippedAdam
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayes_prompt.fitting.families import named
+from bayes_prompt.fitting.laplace import Laplace, Tell, laplace
+from bayes_prompt.fitting.program import Program, exact, forgets
+from bayes_prompt.fitting.results import Estimate, FitResult
+from bayes_prompt.history import History
+from bayes_prompt.models import checks
+from bayes_prompt.models.progress import SolvingProgress
+from bayes_prompt.models.seeding import seeded
+
+METHODS = ("svi", "nuts", "map")
+LIKELIHOODS = ("predictive", "generative")
+DRAWS = 1000  # from what SVI found
+_NESTING = 2  # plates of the declarations' programs
+_STEPS = {"predictive": 60, "generative": 600}  # of SVI; the first starts at the mode, in its own coordinates
+_RATE = {"predictive": 0.05, "generative": 0.05}
+_DEPTH = 7  # of NUTS's trees
+
+
+def fit(
+    history: History,
+    family: str | Callable[..., Any],
+    *,
+    method: str = "svi",
+    likelihood: str | None = None,
+    steps: int | None = None,
+    draws: int = 300,
+    warmup: int = 100,
+    seed: int = 0,
+    start: Mapping[str, Any] | None = None,
+    progress: Tell | None = None,
+    **parameters: Any,
+) -> FitResult:
+    """Learn what is free in a declaration from a history::
+
+        bp.fit(
+            history,
+            lambda a, b, decay: bp.SuccessRate(dist.Beta(a, b), decay=decay),
+            a=dist.LogNormal(0.0, 1.0),
+            b=dist.LogNormal(0.0, 1.0),
+            decay=dist.Uniform(0.0, 1.0),
+        )
+
+    Torch's generators and Pyro's parameter store are left as they were.
+
+    Args:
+        history: counts (T, N).
+        family: makes a declaration of the parameters, which it takes by name, as float64 tensors; one called `decay`
+            comes as a number. Or the name of one of `families.FAMILIES`, whose priors are used where none are given.
+        method: "svi" (a multivariate normal of the unconstrained parameters, from the mode on), "nuts" (Hamiltonian
+            Monte Carlo: for small histories, hundreds of evaluations), or "map" (the mode alone).
+        likelihood: "predictive": the filter's `log_count_evidence`, which is the exact likelihood where the filter is
+            exact inference. "generative": the declaration's own Pyro program, whose latent variables are inferred too;
+            not with forgetting, nor with "map". None: the first, but for a `SolvingProgress` that learns and never
+            forgets, whose filter is approximate and whose program is not.
+        steps: of SVI; None: 60, or 600 for a generative likelihood.
+        draws, warmup: of NUTS.
+        seed: of all randomness.
+        start: values to start from, by name; the others start at their priors' medians, or where the family says.
+        progress: is called with (stage, done, in all).
+        parameters: for each a Pyro distribution of batch shape (), its prior; or a value, which then is fixed.
+
+    Returns:
+        The declaration at the posterior means, and the parameters.
+
+    Raises:
+        ValueError, TypeError: an argument, or a parameter that the evidence does not depend on. What the family raises
+        has a note with the parameters' values. FloatingPointError: a search that left the finite numbers.
+    """
+    _choice("method", method, METHODS)
+    if likelihood is not None:
+        _choice("likelihood", likelihood, LIKELIHOODS)
+    for name, number in (("draws", draws), ("warmup", warmup), *((("steps", steps),) if steps is not None else ())):
+        checks.whole(name, number, 0 if name == "warmup" else 1)
+    known = named(family) if isinstance(family, str) else None
+    given = parameters if known is None else {**known.priors, **parameters}
+    if known is not None and given.keys() != known.priors.keys():
+        raise ValueError(f"{sorted(given.keys() - known.priors.keys())[0]} is no parameter of {family!r}")
+    program = Program(known.build if known else family, *_split(given), history)
+    tell = progress or (lambda stage, done, total: None)
+    with seeded(seed, torch.device("cpu")), torch.enable_grad(), pyro.get_param_store().scope():
+        begin = _start(program, {**(known.start if known else {}), **(start or {})})
+        model = program.check(begin)
+        way = likelihood or ("generative" if _best_generated(model, program) else "predictive")
+        if way == "generative":
+            if forgets(model) or "decay" in program.priors:
+                raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
+            found, elbo = _generative(program, begin, method, steps, draws, warmup, tell)
+        else:
+            found, elbo = _predictive(laplace(program.predictive, begin, tell), method, steps, draws, warmup, tell)
+    for name, values in found.items():
+        if not bool(values.isfinite().all()):
+            raise FloatingPointError(f"{name} is not finite; give other priors, another start or more steps")
+    estimates = {name: Estimate(found[name].double()) for name in program.priors}
+    with torch.no_grad():
+        means = {name: estimate.mean for name, estimate in estimates.items()}
+        evidence = float(program.log_evidence(means))
+        fitted = program.family(**program.fixed, **{n: float(v) if n == "decay" else v for n, v in means.items()})
+    return FitResult(
+        model=fitted,
+        parameters=estimates,
+        fixed=program.fixed,
+        log_count_evidence=evidence,
+        observations=int((history.trials > 0).sum()),
+        elbo=tuple(elbo),
+        method=method,
+        likelihood=way,
+        effective_draws=_effective(estimates) if method == "nuts" else {},
+        family=family if isinstance(family, str) else None,
+    )
+
+
+def _predictive(
+    shape: Laplace, method: str, steps: int | None, draws: int, warmup: int, tell: Tell
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Draws of the parameters (S, ...), and the ELBO of each step, in the mode's own coordinates."""
+    size = len(shape.mode)
+    centre = torch.zeros(size, dtype=torch.float64)
+    if method == "map":
+        return shape.values(centre[None]), []
+    if method == "nuts":
+        kernel = NUTS(potential_fn=lambda place: shape.at(place["z"]), adapt_mass_matrix=False, max_tree_depth=_DEPTH)
+        samples = _sample(kernel, draws, warmup, tell, initial_params={"z": centre})
+        return shape.values(samples["z"]), []
+
+    def program() -> None:
+        flat = dist.Normal(centre, torch.ones_like(centre)).to_event(1).mask(False)
+        z = pyro.sample("z", flat)
+        with poutine.block():  # the program within has sites of its own, which are counted already
+            joint = -shape.at(z)
+        pyro.factor("joint", joint)
+
+    guide = AutoMultivariateNormal(program, init_loc_fn=init_to_value(values={"z": centre}), init_scale=1.0)
+    elbo = _descend(program, guide, Trace_ELBO(), steps or _STEPS["predictive"], _RATE["predictive"], tell)
+    volume = float(shape.factor.diagonal().log().sum())
+    return shape.values(guide.get_posterior().sample((DRAWS,))), [bound + volume for bound in elbo]
+
+
+def _generative(
+    program: Program, begin: Mapping[str, Tensor], method: str, steps: int | None, draws: int, warmup: int, tell: Tell
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The same through the declaration's own program: discrete latent variables summed out, the others inferred."""
+    if method == "map":
+        raise ValueError("method must be 'svi' or 'nuts' with a generative likelihood")
+    if method == "nuts":
+        kernel = NUTS(
+            program.generative,
+            max_plate_nesting=_NESTING,
+            max_tree_depth=_DEPTH,
+            init_strategy=init_to_value(values=dict(begin), fallback=init_to_median(num_samples=5)),
+        )
+        return _sample(kernel, draws, warmup, tell), []
+    continuous = poutine.block(program.generative, hide_fn=_enumerated)
+    begin = init_to_value(values=dict(begin), fallback=init_to_median(num_samples=5))
+    guide = AutoNormal(continuous, init_loc_fn=begin, init_scale=0.05)
+    bound = TraceEnum_ELBO(max_plate_nesting=_NESTING)
+    elbo = _descend(program.generative, guide, bound, steps or _STEPS["generative"], _RATE["generative"], tell)
+    with torch.no_grad():
+        drawn = [guide() for _ in range(DRAWS)]
+    return {name: torch.stack([each[name] for each in drawn]) for name in program.priors}, elbo
+
+
+def _descend(program: Callable[[], None], guide: Any, bound: Any, steps: int, rate: float, tell: Tell) -> list[float]:
+    """SVI with a rate that falls to a tenth; the ELBO of each step."""
+    optimizer = ClippedAdam({"lr": rate, "lrd": 0.1 ** (1 / steps), "clip_norm": math.inf})
+    svi, elbo = SVI(program, guide, optimizer, bound), []
+    for step in range(steps):
+        elbo.append(-float(svi.step()))
+        if not math.isfinite(elbo[-1]):
+            raise FloatingPointError(f"the evidence lower bound is {elbo[-1]}; give other priors or another start")
+        tell("svi", step + 1, steps)
+    return elbo
+
+
+def _sample(kernel: NUTS, draws: int, warmup: int, tell: Tell, **options: Any) -> dict[str, Tensor]:
+    made = iter(range(1, draws + warmup + 1))
+    chain = MCMC(
+        kernel,
+        num_samples=draws,
+        warmup_steps=warmup,
+        disable_progbar=True,
+        hook_fn=lambda *_: tell("nuts", next(made), draws + warmup),
+        **options,
+    )
+    chain.run()
+    samples: dict[str, Tensor] = chain.get_samples()
+    return samples
+
+
+def _best_generated(model: Any, program: Program) -> bool:
+    return isinstance(model, SolvingProgress) and not (exact(model) or forgets(model) or "decay" in program.priors)
+
+
+def _enumerated(site: dict[str, Any]) -> bool:
+    return site["type"] == "sample" and site.get("infer", {}).get("enumerate") == "parallel"
+
+
+def _split(parameters: Mapping[str, Any]) -> tuple[dict[str, Distribution], dict[str, Any]]:
+    """Priors and values; ValueError where there is nothing to fit, or a prior of many."""
+    laws = {name: value for name, value in parameters.items() if isinstance(value, Distribution)}
+    if not laws:
+        raise ValueError("parameters must have at least one prior, a distribution; all are fixed")
+    for name, law in laws.items():
+        if law.batch_shape:
+            raise ValueError(f"{name} has a prior of batch shape {tuple(law.batch_shape)}; .to_event() makes it one")
+    return laws, {name: value for name, value in parameters.items() if name not in laws}
+
+
+def _start(program: Program, given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Values of the free parameters to start from."""
+    found = {}
+    for name, law in program.priors.items():
+        if name in given:
+            found[name] = torch.as_tensor(given[name], dtype=torch.float64)
+            if found[name].shape != law.event_shape:
+                raise ValueError(f"start of {name} must have shape {tuple(law.event_shape)}; got {given[name]!r}")
+            if not bool(law.support.check(found[name]).all()):
+                raise ValueError(f"start of {name} must lie where its prior does; got {given[name]!r}")
+        else:
+            middle: Tensor = law.sample((15,)).median(0).values.double()
+            found[name] = middle / middle.sum() if law.support is torch.distributions.constraints.simplex else middle
+    return found
+
+
+def _effective(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    from pyro.ops.stats import effective_sample_size
+
+    return {
+        name: float(effective_sample_size(estimate.draws[None], 0, 1).min()) for name, estimate in estimates.items()
+    }
+
+
+def _choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}")

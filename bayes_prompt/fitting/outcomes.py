@@ -1,0 +1,44 @@
+"""The distinct counts that a history holds: what a filter looks up, instead of working it out for every cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.history import History
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Pairs of counts, (U,) int64 each; `trials` is 0 in the outcome that nothing was observed."""
+
+    successes: Tensor
+    trials: Tensor
+
+    @property
+    def looked(self) -> Tensor:
+        """Whether there was an observation, (U,) bool."""
+        return self.trials > 0
+
+
+def occurring(history: History) -> tuple[Outcomes, Tensor]:
+    """The outcomes that occur in a history, and which of them stands in each cell, (T, N) int64.
+
+    Raises ValueError where the history has no successes.
+    """
+    if history.successes is None:
+        raise ValueError("history must have successes; these are to be sampled")
+    base = int(history.trials.max()) + 1
+    pairs, which = torch.unique(history.successes.cpu() * base + history.trials.cpu(), return_inverse=True)
+    return Outcomes(pairs // base, pairs % base), which
+
+
+def possible(trials: Tensor) -> Outcomes:
+    """Every count of every group size that occurs in trials (T, N), those of one size side by side, ascending."""
+    sizes = trials.unique().tolist()
+    return Outcomes(
+        torch.cat([torch.arange(size + 1) for size in sizes]),
+        torch.cat([torch.full((size + 1,), size) for size in sizes]),
+    )

@@ -1,0 +1,107 @@
+"""What is to be fitted, as Pyro programs: parameters with priors, a declaration made of them, and a history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayes_prompt.fitting.evidence import count_filter
+from bayes_prompt.fitting.filters import Decay
+from bayes_prompt.fitting.outcomes import Outcomes, occurring
+from bayes_prompt.history import History
+from bayes_prompt.models.progress import SolvingProgress
+
+DECAY = "decay"
+"""The parameter of this name comes as a number, as declarations hold it; all others are float64 tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A family of declarations, priors of its free parameters, and a history to learn them from.
+
+    Args:
+        family: makes a declaration of the parameters, which it takes by name.
+        priors: of the free ones, each with batch shape ().
+        fixed: values of the others, handed over as they are.
+        history: counts (T, N).
+    """
+
+    family: Callable[..., Any]
+    priors: Mapping[str, Distribution]
+    fixed: Mapping[str, Any]
+    history: History
+
+    def declare(self, values: Mapping[str, Tensor]) -> Any:
+        """The declaration of given values of the free parameters; errors of the family name them."""
+        free = {name: Decay(value.reshape(())) if name == DECAY else value.double() for name, value in values.items()}
+        try:
+            return self.family(**self.fixed, **free)
+        except (ValueError, TypeError) as error:
+            shown = ", ".join(f"{name}={value.tolist()}" for name, value in values.items())
+            error.add_note(f"raised by the family at {shown}")
+            if isinstance(error, TypeError) and DECAY not in values:
+                error.add_note(f"declarations hold a decay as a number: call that parameter {DECAY!r}")
+            raise
+
+    def log_evidence(self, values: Mapping[str, Tensor]) -> Tensor:
+        """log_count_evidence of given values, a tensor ()."""
+        outcomes, which = self._counted
+        return count_filter(self.declare(values), outcomes).run(which)[0].sum()
+
+    def predictive(self) -> None:
+        """Pyro program: the parameters, and the filter's evidence as a factor."""
+        pyro.factor("predictive_likelihood", self.log_evidence(self._drawn()))
+
+    def generative(self) -> None:
+        """Pyro program: the parameters, and the declaration's own program, with its latent variables."""
+        self.declare(self._drawn()).pyro_model(self.history)
+
+    def check(self, values: Mapping[str, Tensor]) -> Any:
+        """The declaration at some values, once it is known that the evidence depends on all parameters.
+
+        Raises:
+            ValueError: no gradient reaches a parameter, or the evidence is not finite. TypeError: no filter.
+        """
+        leaves = {name: value.detach().double().requires_grad_() for name, value in values.items()}
+        with torch.enable_grad():
+            evidence = self.log_evidence(leaves)
+            reached = [None] * len(leaves)
+            if evidence.requires_grad:
+                reached = torch.autograd.grad(evidence, list(leaves.values()), allow_unused=True)
+        for name, gradient in zip(leaves, reached, strict=True):
+            if gradient is None:
+                raise ValueError(
+                    f"{name}: nothing depends on it in a way that gradients follow; the family must put it where a "
+                    "declaration takes a tensor, or use it as `decay`"
+                )
+        if not bool(evidence.isfinite()):
+            raise ValueError(f"history has evidence {float(evidence)} at the start; give other priors or another start")
+        return self.declare(values)
+
+    @cached_property
+    def _counted(self) -> tuple[Outcomes, Tensor]:
+        return occurring(self.history)
+
+    def _drawn(self) -> dict[str, Tensor]:
+        return {name: pyro.sample(name, law) for name, law in self.priors.items()}
+
+
+def exact(model: Any) -> bool:
+    """Whether the online filter is exact inference in the declaration's own Pyro program."""
+    if isinstance(model, SolvingProgress):
+        return not model.learn
+    return getattr(model, "bank", None) is None and model.decay == 1
+
+
+def forgets(model: Any) -> bool:
+    """Whether a declaration has no generative counterpart: its decay, or one of its bank, is below 1."""
+    if isinstance(model, SolvingProgress):
+        return model.learn and model.decay < 1
+    return bool(model.decay != 1)
