@@ -325,7 +325,12 @@ def known(n: int = 3) -> RateBeliefs:
         (lambda: allocate(known(), -1, AnyCorrect()), ValueError, "budget must be at least 0; got -1"),
         (lambda: allocate(known(), 7.5, AnyCorrect()), TypeError, "budget must be an integer; got float"),
         (lambda: allocate(known(), 7, AnyCorrect), TypeError, "objective must be an Objective"),
-        (lambda: allocate(known(), 7, AnyCorrect(), minimum=[1, 1]), ValueError, "minimum must have 3 entries"),
+        (
+            lambda: allocate(known(), 7, AnyCorrect(), minimum=[1, 1]),
+            ValueError,
+            "minimum must have 3 entries, one for each prompt; got 2",
+        ),
+        (lambda: allocate(known(), 7, AnyCorrect(), minimum=True), TypeError, "minimum must hold integers"),
         (lambda: allocate(known(), 7, AnyCorrect(), minimum=[1, -1, 1]), ValueError, r"minimum\[1\] = -1 must lie"),
         (
             lambda: allocate(known(), 7, AnyCorrect(), minimum=[1, 4, 1], maximum=3),

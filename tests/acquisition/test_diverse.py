@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,47 @@ def test_parts_make_the_batch_that_one_pick_would(variant: str, parts: tuple[int
         assert [row for part in parts for row in split.select(batch_size=part).tolist()] == together
 
 
+@pytest.mark.parametrize(("metric", "variant"), list(itertools.product(["cosine", "euclidean"], ["min", "sum"])))
+@pytest.mark.parametrize("parts", [(1,) * B, (2, 4), (3, 3)])
+def test_parts_do_so_where_gains_tie(metric: str, variant: str, parts: tuple[int, ...]) -> None:
+    """Every text is there four times, and no prompt is more useful than another: only keys tell copies apart."""
+    copies = pool()[torch.arange(N) % (N // 4)]
+    whole, split = (
+        selector(Diverse(Uniform(), copies, weight=1.0, metric=metric, variant=variant), on_shortage="reuse")
+        for _ in range(2)
+    )
+    for _ in range(5):
+        together = whole.select().tolist()
+        assert [row for part in parts for row in split.select(batch_size=part).tolist()] == together
+
+
+@pytest.mark.parametrize("taken", range(1, B))
+@pytest.mark.parametrize("batches", [0, 2])
+def test_prompts_handed_out_again_are_beside_the_new_ones(taken: int, batches: int) -> None:
+    """A pick of old and new prompts after a resume is the batch that one pick would have given."""
+    twins = torch.cat([pool(N // 2), pool(N // 2) * 3])
+    one, before, after = (
+        selector(Diverse(Uniform(), twins, weight=1.0, batches=batches), allow_in_flight=batches == 2) for _ in range(3)
+    )
+    first = one.select()
+    before.select()
+    for made in (one, before):
+        made.update(first, successes=[4] * B, trials=8)
+    before.select(batch_size=taken)
+    after.load_state_dict(before.state_dict(), in_flight="redraw")
+    assert after.select().tolist() == one.select().tolist()
+    assert after.select().tolist() == one.select().tolist()
+
+
+def test_prompts_of_several_batches_that_come_again_begin_one() -> None:
+    before, after = (selector(batch_size=size) for size in (2, B))
+    out = torch.cat([before.select(), before.select()]).tolist()
+    after.load_state_dict(before.state_dict(), in_flight="redraw")
+    picked = after.select().tolist()
+    assert picked == [*out, *by_hand([], B - 4, 2, chosen=out)]
+    assert after.select(batch_size=1).tolist() == by_hand(picked, 1, 3, away=picked)
+
+
 @pytest.mark.parametrize("taken", range(B + 1))
 def test_whoever_resumes_in_the_middle_of_a_batch_goes_on_alike(taken: int, tmp_path: Path) -> None:
     one, other = selector(), selector()
@@ -253,6 +295,16 @@ def test_a_pick_is_full_where_prompts_of_its_batch_are_all_that_is_left() -> Non
     half = again.select(batch_size=2)
     again.update(half, successes=[4, 4], trials=8)
     assert sorted(again.select(candidates=half, batch_size=2).tolist()) == sorted(half.tolist())
+
+
+def test_others_come_before_prompts_of_the_same_batch() -> None:
+    made = selector()
+    half = made.select(batch_size=3).tolist()
+    made.update(half, successes=[4] * 3, trials=8)
+    others = [row for row in range(N) if row not in half][:2]
+    picked = made.select(candidates=[*half, *others], batch_size=3).tolist()
+    assert sorted(picked[:2]) == others and picked[2] in half
+    assert picked[:2] == by_hand([], 2, 0, chosen=half, away=[row for row in range(N) if row not in others])
 
 
 def test_the_lowest_score_of_a_pick_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -136,10 +137,34 @@ def test_one_at_a_time_is_the_same_batch(metric: str, variant: str) -> None:
     diversity = Diversity(x, metric=metric, variant=variant)
     whole = both(diversity, utility, 9, weight=0.1, history=[1, 2, 3])
     drawn: list[int] = []
+    gains, evaluated = [], 0
     for _ in range(9):
         one = both(diversity, utility, 1, weight=0.1, history=[1, 2, 3], chosen=drawn, whole_batch=9)
         drawn += one.rows.tolist()
-    assert drawn == whole.rows.tolist()
+        gains += one.gains.tolist()
+        evaluated += one.evaluated
+    assert drawn == whole.rows.tolist() and gains == whole.gains.tolist()
+    assert evaluated == whole.evaluated  # no draw starts afresh
+    assert not diversity._unfinished
+
+
+@pytest.mark.parametrize(("metric", "variant"), ALL)
+def test_a_batch_goes_on_whatever_else_changes(metric: str, variant: str) -> None:
+    """`both` compares with the reference, which keeps nothing between calls."""
+    x, _ = data(1500, 12)
+    diversity, g = Diversity(x, metric=metric, variant=variant), torch.Generator().manual_seed(2)
+    history = torch.randint(0, 1500, (5,), generator=g)
+    drawn: list[int] = []
+    for size in (1, 3, 1, 2, 1, 4):
+        utility, allowed = torch.rand(1500, generator=g), torch.rand(1500, generator=g) < 0.3
+        weight = float(torch.rand((), generator=g))
+        here = {"weight": weight, "allowed": allowed, "whole_batch": 40}
+        if size == 2:
+            history[2] = 7  # the caller's own array
+            diversity = pickle.loads(pickle.dumps(diversity))
+        if size == 4:
+            both(diversity, utility, 2, history=history, chosen=drawn[::-1], **here)  # another batch
+        drawn += both(diversity, utility, size, history=history, chosen=drawn, **here).rows.tolist()
 
 
 @pytest.mark.parametrize(("metric", "variant"), ALL)
@@ -206,13 +231,16 @@ def test_a_product_is_within_its_bound(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["tensor", "float64", "half", "memmap", "compiled"])
+@pytest.mark.parametrize("kind", ["tensor", "float64", "half", "memmap", "compiled", ">f4", ">f8", "longdouble"])
 def test_what_holds_the_embeddings_does_not_matter(metric: str, kind: str, tmp_path: object) -> None:
     x = data(50, 7)[0].half().float()
     expected = fixed_point(x, metric)
     if kind == "memmap":
         np.save(f"{tmp_path}/x.npy", x.numpy())
         got = fixed_point(np.load(f"{tmp_path}/x.npy", mmap_mode="r"), metric, compiled=True)
+    elif kind in (">f4", ">f8", "longdouble"):
+        got = fixed_point(x.numpy().astype(kind), metric)
+        assert torch.equal(fixed_point(x.numpy().astype(kind), metric, compiled=True).values, got.values)
     else:
         held = {"float64": x.double(), "half": x.half()}.get(kind, x)
         got = fixed_point(held, metric, compiled=kind != "tensor")
@@ -251,6 +279,10 @@ def test_bad_embeddings(value: Tensor, error: type[Exception], words: str, metri
     [
         ({"utility": torch.tensor([0.0, math.nan, 0.0])}, ValueError, r"utility\[1\] = nan must be finite"),
         ({"utility": torch.zeros(4)}, ValueError, r"utility must be float32 or float64 of shape \(3,\)"),
+        ({"utility": np.zeros(3)}, TypeError, r"utility must be a tensor of shape \(3,\); got ndarray"),
+        ({"utility": [0.0, 0.0, 0.0]}, TypeError, "utility must be a tensor .*; got list"),
+        ({"allowed": np.ones(3, bool)}, TypeError, "allowed must be a tensor .*; got ndarray"),
+        ({"allowed": [True] * 3}, TypeError, "allowed must be a tensor .*; got list"),
         ({"batch_size": 4}, ValueError, r"batch_size must lie in \[1, 3\]; got 4"),
         ({"weight": -0.1}, ValueError, r"weight must lie in \[0, 1e\+100\]; got -0.1"),
         ({"weight": math.nan}, ValueError, "weight must lie in .*; got nan"),

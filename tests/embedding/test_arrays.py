@@ -32,6 +32,23 @@ def test_bfloat16_and_gradients() -> None:
     assert load_array(source, 2).tolist() == [[1, 1, 1]] * 2
 
 
+@pytest.mark.parametrize(("kind", "native"), [(">f2", "f4"), (">f4", "f4"), (">f8", "f8"), ("longdouble", "f8")])
+def test_floats_that_torch_does_not_have_are_converted(kind: str, native: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(5, 3)).astype(kind)
+    np.save(tmp_path / "e.npy", array)
+    for source in (array, tmp_path / "e.npy"):
+        found = load_array(source, 5)
+        assert found.dtype == np.dtype(native) and found.dtype.isnative
+        assert (found == array.astype(native)).all()
+        torch.from_numpy(np.array(found))
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="long doubles are float64 here")
+def test_a_long_double_beyond_float64_is_named() -> None:
+    with pytest.raises(ValueError, match="embeddings must be finite; got inf in row 1, column 0"):
+        load_array(np.array([[1], [np.finfo(np.longdouble).max]], np.longdouble), 2)
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_file_stays_mapped(as_text: bool, tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)

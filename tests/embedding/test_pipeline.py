@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bayes_prompt.embedding import SURFACE_FEATURES, default_cache, embed, pipeline, surface_features
 
@@ -111,18 +114,45 @@ def test_texts_are_not_run_together(tmp_path: Path) -> None:
     assert embed(["c", "ab"], Lengths(), cache=tmp_path)[:, 0].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "another"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64])
+def test_embedders_may_give_tensors(kind: torch.dtype) -> None:
+    def lengths(texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[len(text)] for text in texts], dtype=kind).requires_grad_(kind.is_floating_point)
+
+    found = embed(["a", "bb", "ccc"], lengths)  # type: ignore[arg-type]
+    assert found.dtype == np.float32 and found.tolist() == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_folder_in_the_place_of_a_file_is_left_alone(filled: bool, tmp_path: Path) -> None:
+    embed(TEXTS, Lengths(), cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()
+    if filled:
+        (file / "mine").write_text("kept")
+    with pytest.warns(UserWarning, match="damaged and will be made anew"):
+        np.testing.assert_array_equal(embed(TEXTS, Lengths(), cache=tmp_path), EXPECTED)
+    assert file.is_dir() and len(list(file.iterdir())) == filled
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "another", "signed", "archive"])
 def test_a_damaged_file_is_made_anew(damage: str, tmp_path: Path) -> None:
     embed(TEXTS, Lengths(), cache=tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     assert np.load(file).shape == (5, 2)
+    archive = io.BytesIO()
+    np.savez(archive, EXPECTED)
     middle = len(whole) - 40  # within the numbers, which the 32 bytes of the digest follow
     changed = {
         "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
         "truncated": whole[:middle],
         "empty": b"",
         "another": b"no numbers at all" * 10,
+        "signed": b"hello" + sha256(b"hello").digest(),
+        "archive": archive.getvalue() + sha256(archive.getvalue()).digest(),
     }
     file.write_bytes(changed[damage])
     again = Lengths()

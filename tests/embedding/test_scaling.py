@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayes_prompt.embedding import Scaling
+from bayes_prompt.embedding import scaling as scaling_module
 
 RNG = np.random.default_rng(0)
 EMBEDDING = RNG.normal(size=(200, 5)).astype(np.float32) * [5, 1, 1, 0.1, 1] + 3
@@ -61,6 +64,52 @@ def test_one_column_and_no_embedding() -> None:
     one = Scaling.of(POOL[:, :1])(POOL[:, :1])
     assert one.std() == pytest.approx(1, abs=ROUNDING)
     np.testing.assert_allclose(Scaling.of(COUNTS, (0, 3))(COUNTS).var(0), 1 / 3, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize(("first", "second"), [(1e9 + 128, 1e9), (3, 1), (0, -(2.0**30))])
+def test_far_from_zero_is_no_matter(first: float, second: float, kind: type) -> None:
+    pool = np.array([[first], [second]], kind)
+    assert Scaling.of(pool)(pool).tolist() == [[1], [-1]]
+
+
+def test_the_mean_is_that_of_float64() -> None:
+    pool = np.array([[1e9 + 1], [1e9]])
+    assert Scaling.of(pool)(pool).tolist() == [[1], [-1]]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("f4", 1e-42), ("f4", 1e38), ("f8", 1e-140), ("f8", 1e150), ("i8", 1e18)])
+def test_sizes_near_the_ends_of_what_a_type_holds(kind: str, size: float) -> None:
+    pool = np.array([[1], [-1]]) * np.array([size]).astype(kind)
+    for blocks in ((1,), (0, 1)):
+        np.testing.assert_allclose(Scaling.of(pool, blocks)(pool), [[1], [-1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ends", "blocks"), [((1e300, 2e300), (3,)), ((-1e308, 1e308), (1, 2)), ((0.0, 1e-320), (1, 2))]
+)
+def test_a_spread_that_cannot_be_scaled_is_refused(ends: tuple[float, float], blocks: tuple[int, ...]) -> None:
+    pool = np.array([[1.0, 5.0, ends[0]], [2.0, 5.0, ends[1]]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=re.escape(f"in column 2 from {ends[0]} to {ends[1]}")):
+            Scaling.of(pool, blocks)
+
+
+def test_prompts_too_far_from_the_pool_are_refused() -> None:
+    scaling = Scaling.of(np.array([[1e-30], [2e-30]]))
+    with pytest.raises(ValueError, match="scaled features must be finite; got inf in row 1, column 0"):
+        scaling(np.array([[0.0], [1e30]]))
+
+
+def test_blocks_of_rows_change_nothing_but_the_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Scaling.of(POOL, (5, 3))
+    expected = whole(POOL)
+    monkeypatch.setattr(scaling_module, "_NUMBERS", 56)  # seven rows at a time
+    np.testing.assert_array_equal(whole(POOL), expected)
+    parts = Scaling.of(POOL, (5, 3))
+    np.testing.assert_allclose(parts.factor, whole.factor, rtol=1e-13)
+    np.testing.assert_array_equal(parts.mean, whole.mean)
 
 
 @pytest.mark.parametrize(
