@@ -23,16 +23,20 @@ from bayes_prompt.acquisition import (
     ExpectedVariance,
     HistoryResampling,
     InformativeProbability,
+    LookIndex,
     PartialProbability,
     QuadraticUtility,
+    Survey,
     TargetSuccessRate,
     UncertaintyBonus,
     Uniform,
 )
 from bayes_prompt.acquisition.diversity import check_weight
+from bayes_prompt.models import priors
 from bayes_prompt.models.difficulty import GenerativeDifficulty
 from bayes_prompt.models.kalman import LogitGaussian
 from bayes_prompt.models.progress import SolvingProgress
+from bayes_prompt.models.sharing import EmpiricalBayes
 from bayes_prompt.models.success_rate import SuccessRate
 from bayes_prompt.posteriors import checks as posterior_checks
 from bayes_prompt.selector import PromptSelector
@@ -111,12 +115,12 @@ def dps(
     num_prompts: N. batch_size: prompts in a pick. seed: of every random choice. decay: in [0, 1], 1 never forgets.
     transition, initial: priors of `SolvingProgress`, by default uniform. entropy_weight: of "topk+entropy".
     """
-    given = {"transition": transition, "initial": initial}
-    priors = {name: prior for name, prior in given.items() if prior is not None}
+    both = {"transition": transition, "initial": initial}
+    given = {name: prior for name, prior in both.items() if prior is not None}
     acquisition: Acquisition = PartialProbability()
     if entropy_weight:
         acquisition = acquisition + EntropyBonus(entropy_weight)
-    return _selector(SolvingProgress(decay=decay, **priors), acquisition, num_prompts, batch_size, seed, options)
+    return _selector(SolvingProgress(decay=decay, **given), acquisition, num_prompts, batch_size, seed, options)
 
 
 def kgps(
@@ -138,8 +142,8 @@ def kgps(
     of the logit's walk in a unit of elapsed time. trend: of its mean. prior: a Normal of the logit, by default
     Normal(0, 1.5). method: "moments" or "polya_gamma".
     """
-    priors = {} if prior is None else {"prior": prior}
-    model = LogitGaussian(drift=drift, trend=trend, method=method, **priors)
+    given = {} if prior is None else {"prior": prior}
+    model = LogitGaussian(drift=drift, trend=trend, method=method, **given)
     return _selector(model, ExpectedVariance(), num_prompts, batch_size, seed, options)
 
 
@@ -176,26 +180,15 @@ def gps(
     Raises ValueError where not one of texts and embeddings is given, they are not of num_prompts prompts, or an
     argument comes with one that leaves it without effect.
     """
-    if (texts is None) == (embeddings is None):
-        raise ValueError("give texts or embeddings of the prompts, one of the two")
-    if texts is None and embedder is not None:
-        raise ValueError("embedder reads texts; embeddings were given")
     if published and optimism is not None:
         raise ValueError(f"optimism = {optimism} is not published: its utility has no such term")
-    if texts is not None:
-        if len(texts) != num_prompts:
-            raise ValueError(f"texts are {len(texts)}, not num_prompts = {num_prompts}")
-        found: Tensor | np.ndarray = embedding.features(texts, embedder, cache=cache, progress=progress)
-    else:
-        assert embeddings is not None
-        given = posterior_checks.embeddings("embeddings", embeddings, num_prompts)
-        found = given if given.is_floating_point() else given.float()
     if optimism is None:
         optimism = 0.0 if published else 0.5
     posterior_checks.number("optimism", optimism)
     if not 0 <= optimism < math.inf:
         raise ValueError(f"optimism must be finite and at least 0; got {optimism}")
     check_weight("diversity", diversity)
+    found = _features(num_prompts, texts, embeddings, embedder, cache, progress)
     utility: Acquisition = QuadraticUtility() if published else InformativeProbability()
     if optimism:
         utility = utility + UncertaintyBonus(optimism)
@@ -204,6 +197,72 @@ def gps(
         size=size, likelihood="binomial" if published else "beta_binomial", own_record=not published, seed=seed
     )
     return _selector(model, acquisition, num_prompts, batch_size, seed, options, embeddings=found, storage=storage)
+
+
+def best(
+    *,
+    num_prompts: int,
+    batch_size: int,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+    embeddings: Tensor | np.ndarray | None = None,
+    groups: Sequence[Hashable] | Tensor | np.ndarray | None = None,
+    embedder: embedding.Embedder | None = None,
+    cache: bool | str | None = None,
+    progress: bool = False,
+    **options: Unpack[Options],
+) -> PromptSelector:
+    """What we recommend, with nothing to set: docs/recipe.md tells how it was chosen, and what did not help.
+
+    Beliefs are exact histograms of the success rate on a grid of 41 points, moved by eight drifts that are weighted
+    online (`priors.training`). Prompts that nobody has looked at learn from the first looks at others, at those with a
+    like text or of the same group above all. Picked is by what a look is worth (`LookIndex`), after five and a half
+    batches of new prompts.
+
+    num_prompts: N. batch_size: prompts in a pick. seed: of every random choice.
+    texts, embeddings: one of the two or neither: N strings, embedded by `embedder` (default: WordLlama where it is
+    installed) with surface features beside, or (N, D) numbers. cache, progress: of `embedding.embed`, for long jobs.
+    groups: N labels, such as the data set or the task of each prompt.
+
+    Raises ValueError where texts and embeddings are both given, or are not of num_prompts prompts.
+    """
+    features = None
+    if texts is not None or embeddings is not None:
+        features = _features(num_prompts, texts, embeddings, embedder, cache, progress)
+    elif embedder is not None:
+        raise ValueError("embedder reads texts; none were given")
+    codes = None
+    if groups is not None:
+        if len(groups) != num_prompts:
+            raise ValueError(f"groups are {len(groups)}, not num_prompts = {num_prompts}")
+        labels = groups.tolist() if isinstance(groups, Tensor | np.ndarray) else list(groups)
+        known = {label: code for code, label in enumerate(dict.fromkeys(labels))}
+        codes = [known[label] for label in labels]
+    model = SuccessRate(priors.logit_normal(0.0, 3.0), drift=priors.training(), sharing=EmpiricalBayes())
+    acquisition = Survey(LookIndex(16.0), batches=5.5)
+    return _selector(model, acquisition, num_prompts, batch_size, seed, options, groups=codes, embeddings=features)
+
+
+def _features(
+    num_prompts: int,
+    texts: Sequence[str] | None,
+    embeddings: Tensor | np.ndarray | None,
+    embedder: embedding.Embedder | None,
+    cache: bool | str | None,
+    progress: bool,
+) -> Tensor | np.ndarray:
+    """Features (N, D) of the prompts, from one of texts and embeddings."""
+    if (texts is None) == (embeddings is None):
+        raise ValueError("give texts or embeddings of the prompts, one of the two")
+    if texts is not None:
+        if len(texts) != num_prompts:
+            raise ValueError(f"texts are {len(texts)}, not num_prompts = {num_prompts}")
+        return embedding.features(texts, embedder, cache=cache, progress=progress)
+    if embedder is not None:
+        raise ValueError("embedder reads texts; embeddings were given")
+    assert embeddings is not None
+    given = posterior_checks.embeddings("embeddings", embeddings, num_prompts)
+    return given if given.is_floating_point() else given.float()
 
 
 def _selector(

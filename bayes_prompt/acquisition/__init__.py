@@ -7,6 +7,7 @@ from bayes_prompt.acquisition.exploration import (
     KnowledgeGradient,
     LookIndex,
     RevisitFloor,
+    Survey,
     ThompsonInformative,
     UpperQuantile,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "QuadraticUtility",
     "RateBeliefs",
     "RevisitFloor",
+    "Survey",
     "TargetSuccessRate",
     "ThompsonInformative",
     "Threshold",

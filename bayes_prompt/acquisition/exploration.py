@@ -41,6 +41,36 @@ class LookIndex(Acquisition):
 
 
 @dataclass(frozen=True)
+class Survey(Acquisition):
+    """Another acquisition, after a first few batches of prompts that nobody has looked at yet: its best ones of these.
+
+    What is seen early is of use for longest, and shows what the pool is like; a batch that may be followed by thousands
+    should not be picked as if it were the last.
+
+    acquisition: whose scores count. batches: of new prompts, at least 0; of half a batch, half are new.
+    """
+
+    acquisition: Acquisition
+    batches: float = 5.5
+
+    def __post_init__(self) -> None:
+        _other(self.acquisition)
+        _set(self, batches=_at_least_0("batches", self.batches))
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
+        return self.acquisition.scores(posterior, seed, step)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a pick of `batch` prompts: as many new ones as have a place lie above all others."""
+        share = min(1.0, self.batches - posterior.step)
+        if share <= 0:
+            return self.acquisition.ranking(posterior, seed, step, batch)
+        scores = self.acquisition.scores(posterior, seed, step)
+        return _lifted(scores, torch.where(posterior.visits == 0, scores, -torch.inf), round(share * batch), share < 1)
+
+
+@dataclass(frozen=True)
 class KnowledgeGradient(Acquisition):
     """P(0 < successes < trials) plus `horizon` times what a look adds to the pick of the coming step.
 
@@ -122,9 +152,7 @@ class RevisitFloor(Acquisition):
     share: float = 0.05
 
     def __post_init__(self) -> None:
-        if not isinstance(self.acquisition, Acquisition) or hasattr(self.acquisition, "choose"):
-            got = type(self.acquisition).__name__
-            raise TypeError(f"acquisition must be an Acquisition that does not choose by itself; got {got}")
+        _other(self.acquisition)
         absence = checks.integer("absence", self.absence, 1)
         checks.number("share", self.share)
         if not 0 <= self.share <= 1:
@@ -172,3 +200,19 @@ def _set(acquisition: Acquisition, **fields: object) -> None:
     """Python's own numbers, so that equal settings are written alike in checkpoints."""
     for name, value in fields.items():
         object.__setattr__(acquisition, name, value)
+
+
+def _other(acquisition: Acquisition) -> None:
+    if not isinstance(acquisition, Acquisition) or hasattr(acquisition, "choose"):
+        got = type(acquisition).__name__
+        raise TypeError(f"acquisition must be an Acquisition that does not choose by itself; got {got}")
+
+
+def _lifted(scores: Tensor, wish: Tensor, places: int, limited: bool) -> tuple[Tensor, None]:
+    """Scores (N,) of which those with the largest finite wishes (N,) lie above all others: `places` of them, or all."""
+    wanted = wish > -torch.inf
+    if limited:
+        rows = wish.topk(min(places, len(wish))).indices
+        wanted = wanted & torch.zeros_like(wanted).index_fill(0, rows, True)
+    span = scores.amax() - scores.amin() + 1
+    return torch.where(wanted, scores + span, scores), None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from bayes_prompt.fitting.laplace import Tell
+from bayes_prompt.fitting.outcomes import small_operations
 from bayes_prompt.fitting.predictions import predicted, replicate
 from bayes_prompt.fitting.statistics import Check, checks
 from bayes_prompt.history import History
@@ -104,16 +105,17 @@ def compare(
     successes, trials = history.successes.cpu(), history.trials.cpu()
     found: dict[str, tuple[Tensor, int]] = {}
     checked: dict[str, tuple[Check, ...]] = {}
-    for name, model in models.items():
-        tell(name, 0, replicates + 1)
-        chances, unexpected = predicted(model, history)
-        found[name] = chances.sum(0), int(unexpected.sum())
-        tell(name, 1, replicates + 1)
-        drawn = []
-        for number in range(replicates):
-            drawn.append(replicate(model, trials, seed + number))
-            tell(name, number + 2, replicates + 1)
-        checked[name] = checks(successes, drawn, trials) if drawn else ()
+    with small_operations(history):
+        for name, model in models.items():
+            tell(name, 0, replicates + 1)
+            chances, unexpected = predicted(model, history)
+            found[name] = chances.sum(0), int(unexpected.sum())
+            tell(name, 1, replicates + 1)
+            drawn = []
+            for number in range(replicates):
+                drawn.append(replicate(model, trials, seed + number))
+                tell(name, number + 2, replicates + 1)
+            checked[name] = checks(successes, drawn, trials) if drawn else ()
     looks = looked.sum(0)
     order = sorted(found, key=lambda name: (found[name][1], -float(found[name][0].sum())))
     best = found[order[0]][0]

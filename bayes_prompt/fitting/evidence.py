@@ -45,7 +45,7 @@ def evidence_by_observation(
 
 
 def with_decay(model: SolvingProgress | SuccessRate, decay: Tensor) -> SolvingProgress | SuccessRate:
-    """The declaration with a decay that gradients reach, a tensor () in [0, 1]."""
+    """The declaration with a decay that gradients reach, a tensor of shape () in [0, 1]."""
     if not isinstance(decay, Tensor) or decay.numel() != 1:
         raise TypeError(f"decay must be a tensor of a single number; got {decay!r}")
     return replace(model, decay=Decay(decay.reshape(())))

@@ -33,7 +33,7 @@ class Decay(float):
 
 
 def decay_of(model: Any) -> float | Tensor:
-    """A declaration's decay, as the tensor that it came from where there is one."""
+    """A declaration's decay, as the tensor that it came from, of shape (), where there is one."""
     return model.decay.tensor if isinstance(model.decay, Decay) else float(model.decay)
 
 
@@ -85,7 +85,8 @@ class BetaFilter(CountFilter):
 
     def step(self, state: State, which: Tensor) -> tuple[Tensor, Tensor, State]:
         """See `CountFilter`; no count has probability zero."""
-        return self._log_chance(*state, which), torch.zeros_like(self.looked[which]), self._after(state, which)
+        alpha, beta = state
+        return self._log_chance(alpha, beta, which), torch.zeros_like(self.looked[which]), self._after(state, which)
 
     def run(self, which: Tensor) -> tuple[Tensor, Tensor]:
         """See `CountFilter`: the chances of all steps at once."""

@@ -19,19 +19,19 @@ from torch.distributions import Distribution
 
 from bayes_prompt.fitting.families import named
 from bayes_prompt.fitting.laplace import Laplace, Tell, laplace
-from bayes_prompt.fitting.program import Program, exact, forgets
+from bayes_prompt.fitting.outcomes import small_operations
+from bayes_prompt.fitting.program import Program, forgets
 from bayes_prompt.fitting.results import Estimate, FitResult
 from bayes_prompt.history import History
 from bayes_prompt.models import checks
-from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.seeding import seeded
 
 METHODS = ("svi", "nuts", "map")
 LIKELIHOODS = ("predictive", "generative")
 DRAWS = 1000  # from what SVI found
 _NESTING = 2  # plates of the declarations' programs
-_STEPS = {"predictive": 60, "generative": 600}  # of SVI; the first starts at the mode, in its own coordinates
-_RATE = {"predictive": 0.05, "generative": 0.05}
+_STEPS = {"predictive": 40, "generative": 600}  # of SVI; the first starts at the mode, in its own coordinates
+_RATE = 0.05  # of SVI, at its start
 _DEPTH = 7  # of NUTS's trees
 
 
@@ -40,7 +40,7 @@ def fit(
     family: str | Callable[..., Any],
     *,
     method: str = "svi",
-    likelihood: str | None = None,
+    likelihood: str = "predictive",
     steps: int | None = None,
     draws: int = 300,
     warmup: int = 100,
@@ -67,11 +67,13 @@ def fit(
             comes as a number. Or the name of one of `families.FAMILIES`, whose priors are used where none are given.
         method: "svi" (a multivariate normal of the unconstrained parameters, from the mode on), "nuts" (Hamiltonian
             Monte Carlo: for small histories, hundreds of evaluations), or "map" (the mode alone).
-        likelihood: "predictive": the filter's `log_count_evidence`, which is the exact likelihood where the filter is
-            exact inference. "generative": the declaration's own Pyro program, whose latent variables are inferred too;
-            not with forgetting, nor with "map". None: the first, but for a `SolvingProgress` that learns and never
-            forgets, whose filter is approximate and whose program is not.
-        steps: of SVI; None: 60, or 600 for a generative likelihood.
+        likelihood: "predictive": the filter's `log_count_evidence`, by `pyro.factor`; where the filter is exact
+            inference (no forgetting, and transitions that are fixed or shared) that is the likelihood of the
+            declaration's own Pyro program, summed exactly over its latent variables. "generative": that program itself,
+            whose discrete variables are enumerated and whose others are inferred too, with "svi" by independent
+            normals: their parameters' intervals are too narrow, and transitions of each prompt's own look more alike
+            than they are; "nuts" has no such bias. Not with forgetting, nor with "map".
+        steps: of SVI; None: 40, or 600 for a generative likelihood.
         draws, warmup: of NUTS.
         seed: of all randomness.
         start: values to start from, by name; the others start at their priors' medians, or where the family says.
@@ -86,26 +88,28 @@ def fit(
         has a note with the parameters' values. FloatingPointError: a search that left the finite numbers.
     """
     _choice("method", method, METHODS)
-    if likelihood is not None:
-        _choice("likelihood", likelihood, LIKELIHOODS)
+    _choice("likelihood", likelihood, LIKELIHOODS)
     for name, number in (("draws", draws), ("warmup", warmup), *((("steps", steps),) if steps is not None else ())):
         checks.whole(name, number, 0 if name == "warmup" else 1)
     known = named(family) if isinstance(family, str) else None
     given = parameters if known is None else {**known.priors, **parameters}
     if known is not None and given.keys() != known.priors.keys():
         raise ValueError(f"{sorted(given.keys() - known.priors.keys())[0]} is no parameter of {family!r}")
-    program = Program(known.build if known else family, *_split(given), history)
+    build = named(family).build if isinstance(family, str) else family
+    program = Program(build, *_split(given), history)
     tell = progress or (lambda stage, done, total: None)
-    with seeded(seed, torch.device("cpu")), torch.enable_grad(), pyro.get_param_store().scope():
+    alone = seeded(seed, torch.device("cpu")), pyro.get_param_store().scope()
+    with alone[0], alone[1], torch.enable_grad(), small_operations(history):
         begin = _start(program, {**(known.start if known else {}), **(start or {})})
         model = program.check(begin)
-        way = likelihood or ("generative" if _best_generated(model, program) else "predictive")
-        if way == "generative":
-            if forgets(model) or "decay" in program.priors:
-                raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
-            found, elbo = _generative(program, begin, method, steps, draws, warmup, tell)
+        if likelihood == "generative" and (forgets(model) or "decay" in program.priors):
+            raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
+        shape = laplace(program.predictive, begin, tell)
+        if likelihood == "generative":
+            mode = {name: value[0] for name, value in shape.values(torch.zeros_like(shape.mode)[None]).items()}
+            found, elbo = _generative(program, mode, method, steps, draws, warmup, tell)
         else:
-            found, elbo = _predictive(laplace(program.predictive, begin, tell), method, steps, draws, warmup, tell)
+            found, elbo = _predictive(shape, method, steps, draws, warmup, tell)
     for name, values in found.items():
         if not bool(values.isfinite().all()):
             raise FloatingPointError(f"{name} is not finite; give other priors, another start or more steps")
@@ -122,7 +126,7 @@ def fit(
         observations=int((history.trials > 0).sum()),
         elbo=tuple(elbo),
         method=method,
-        likelihood=way,
+        likelihood=likelihood,
         effective_draws=_effective(estimates) if method == "nuts" else {},
         family=family if isinstance(family, str) else None,
     )
@@ -149,7 +153,7 @@ def _predictive(
         pyro.factor("joint", joint)
 
     guide = AutoMultivariateNormal(program, init_loc_fn=init_to_value(values={"z": centre}), init_scale=1.0)
-    elbo = _descend(program, guide, Trace_ELBO(), steps or _STEPS["predictive"], _RATE["predictive"], tell)
+    elbo = _descend(program, guide, Trace_ELBO(), steps or _STEPS["predictive"], tell)
     volume = float(shape.factor.diagonal().log().sum())
     return shape.values(guide.get_posterior().sample((DRAWS,))), [bound + volume for bound in elbo]
 
@@ -172,15 +176,15 @@ def _generative(
     begin = init_to_value(values=dict(begin), fallback=init_to_median(num_samples=5))
     guide = AutoNormal(continuous, init_loc_fn=begin, init_scale=0.05)
     bound = TraceEnum_ELBO(max_plate_nesting=_NESTING)
-    elbo = _descend(program.generative, guide, bound, steps or _STEPS["generative"], _RATE["generative"], tell)
+    elbo = _descend(program.generative, guide, bound, steps or _STEPS["generative"], tell)
     with torch.no_grad():
         drawn = [guide() for _ in range(DRAWS)]
     return {name: torch.stack([each[name] for each in drawn]) for name in program.priors}, elbo
 
 
-def _descend(program: Callable[[], None], guide: Any, bound: Any, steps: int, rate: float, tell: Tell) -> list[float]:
+def _descend(program: Callable[[], None], guide: Any, bound: Any, steps: int, tell: Tell) -> list[float]:
     """SVI with a rate that falls to a tenth; the ELBO of each step."""
-    optimizer = ClippedAdam({"lr": rate, "lrd": 0.1 ** (1 / steps), "clip_norm": math.inf})
+    optimizer = ClippedAdam({"lr": _RATE, "lrd": 0.1 ** (1 / steps), "clip_norm": math.inf})
     svi, elbo = SVI(program, guide, optimizer, bound), []
     for step in range(steps):
         elbo.append(-float(svi.step()))
@@ -203,10 +207,6 @@ def _sample(kernel: NUTS, draws: int, warmup: int, tell: Tell, **options: Any) -
     chain.run()
     samples: dict[str, Tensor] = chain.get_samples()
     return samples
-
-
-def _best_generated(model: Any, program: Program) -> bool:
-    return isinstance(model, SolvingProgress) and not (exact(model) or forgets(model) or "decay" in program.priors)
 
 
 def _enumerated(site: dict[str, Any]) -> bool:
@@ -232,7 +232,8 @@ def _start(program: Program, given: Mapping[str, Any]) -> dict[str, Tensor]:
             found[name] = torch.as_tensor(given[name], dtype=torch.float64)
             if found[name].shape != law.event_shape:
                 raise ValueError(f"start of {name} must have shape {tuple(law.event_shape)}; got {given[name]!r}")
-            if not bool(law.support.check(found[name]).all()):
+            support: Any = law.support
+            if not bool(support.check(found[name]).all()):
                 raise ValueError(f"start of {name} must lie where its prior does; got {given[name]!r}")
         else:
             middle: Tensor = law.sample((15,)).median(0).values.double()

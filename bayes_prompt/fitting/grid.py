@@ -50,14 +50,13 @@ class GridFilter(TableFilter):
         return self._initial[:, None].expand(-1, prompts, -1), torch.zeros(size, dtype=torch.float64)
 
     def step(self, state: State, which: Tensor) -> tuple[Tensor, Tensor, State]:
-        """See `CountFilter`. What is forgotten is forgotten after the prediction, and a bank learns after it too."""
+        """See `CountFilter`. What is forgotten is forgotten after the prediction, and a bank learns last of all."""
         members, evidence = state
         seen, likelihood = self.looked[which], self.likelihood[which]
         predicted = self._belief(members, evidence)
         belief = predicted
         if len(members) > 1:
             evidence = self._learned(evidence, members * likelihood, seen)
-            belief = self._belief(members, evidence)
         elif self._forgets:
             kept = self._forgotten(belief)
             belief = torch.einsum("j,jns->ns", torch.softmax(evidence, 0), kept)
@@ -65,7 +64,9 @@ class GridFilter(TableFilter):
                 evidence = self._learned(evidence, kept * likelihood, seen)
         total, possible, after = self.condition(belief, likelihood)
         if belief is not predicted:
-            total = torch.where(possible, (predicted * likelihood).sum(1), 1.0)
+            total = (predicted * likelihood).sum(1)
+            possible = possible & (total > 0)
+            total = torch.where(possible, total, 1.0)
         members = after[None] if bool(seen.all()) else torch.where(seen[:, None], after, members)
         if self._transition is not None:
             rested = members @ self._transition
@@ -91,9 +92,8 @@ class GridFilter(TableFilter):
         """belief ** decay * prior ** (1 - decay), normalised, (J, N, states); what shares no point with it is kept."""
         prior, decay = self._initial[0], self._decays[:, None, None]
         # Logarithms of numbers that are not zero, so that no gradient is 0 / 0; zeros count where their power is not 0.
-        logs = (
-            decay * torch.where(belief > 0, belief, 1.0).log() + (1 - decay) * torch.where(prior > 0, prior, 1.0).log()
-        )
+        log_belief, log_prior = (torch.where(mass > 0, mass, 1.0).log() for mass in (belief, prior))
+        logs = decay * log_belief + (1 - decay) * log_prior
         here = ((belief > 0) | (decay == 0)) & ((prior > 0) | (decay == 1))
         meet = here.any(2, keepdim=True)
         mixed = torch.softmax(torch.where(meet, logs.masked_fill(~here, -torch.inf), 0.0), 2)

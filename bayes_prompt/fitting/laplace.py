@@ -45,7 +45,7 @@ def laplace(program: Callable[[], None], start: Mapping[str, Tensor], tell: Tell
 
     Args:
         program: a Pyro program without discrete latent variables.
-        start: a value for each of its latent variables.
+        start: a value for each of its latent variables, of its shape.
         tell: is called with ("mode" or "curvature", evaluations made, at most).
     """
     before, potential, transforms, _ = initialize_model(program, init_strategy=init_to_value(values=dict(start)))
@@ -78,7 +78,7 @@ def laplace(program: Callable[[], None], start: Mapping[str, Tensor], tell: Tell
         highest = torch.maximum(highest, value)
         return value
 
-    search.step(evaluate)  # type: ignore[no-untyped-call]
+    search.step(evaluate)
     mode = u.detach().clone()
     if not bool(mode.isfinite().all()):
         raise FloatingPointError("the search for the mode left the finite numbers; give other priors or another start")

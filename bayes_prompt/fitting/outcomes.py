@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayes_prompt.history import History
+
+_FEW = 1 << 12  # prompts, whose states a single core steps sooner than several do
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +46,17 @@ def possible(trials: Tensor) -> Outcomes:
         torch.cat([torch.arange(size + 1) for size in sizes]),
         torch.cat([torch.full((size + 1,), size) for size in sizes]),
     )
+
+
+@contextmanager
+def small_operations(history: History) -> Iterator[None]:
+    """A block in which torch works on one core where there are few prompts: it has thousands of small operations, and
+    on a busy machine each waits for all cores.
+    """
+    before = torch.get_num_threads()
+    try:
+        if history.num_prompts < _FEW:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -39,7 +39,7 @@ class Program:
     history: History
 
     def declare(self, values: Mapping[str, Tensor]) -> Any:
-        """The declaration of given values of the free parameters; errors of the family name them."""
+        """The declaration of the free parameters' values, each of its prior's shape; errors of the family name them."""
         free = {name: Decay(value.reshape(())) if name == DECAY else value.double() for name, value in values.items()}
         try:
             return self.family(**self.fixed, **free)
@@ -51,7 +51,7 @@ class Program:
             raise
 
     def log_evidence(self, values: Mapping[str, Tensor]) -> Tensor:
-        """log_count_evidence of given values, a tensor ()."""
+        """log_count_evidence at given values, each of its prior's shape: a tensor of shape ()."""
         outcomes, which = self._counted
         return count_filter(self.declare(values), outcomes).run(which)[0].sum()
 
@@ -64,7 +64,7 @@ class Program:
         self.declare(self._drawn()).pyro_model(self.history)
 
     def check(self, values: Mapping[str, Tensor]) -> Any:
-        """The declaration at some values, once it is known that the evidence depends on all parameters.
+        """The declaration at values of the priors' shapes, once the evidence is known to depend on all of them.
 
         Raises:
             ValueError: no gradient reaches a parameter, or the evidence is not finite. TypeError: no filter.
@@ -72,7 +72,7 @@ class Program:
         leaves = {name: value.detach().double().requires_grad_() for name, value in values.items()}
         with torch.enable_grad():
             evidence = self.log_evidence(leaves)
-            reached = [None] * len(leaves)
+            reached: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if evidence.requires_grad:
                 reached = torch.autograd.grad(evidence, list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, reached, strict=True):
@@ -91,13 +91,6 @@ class Program:
 
     def _drawn(self) -> dict[str, Tensor]:
         return {name: pyro.sample(name, law) for name, law in self.priors.items()}
-
-
-def exact(model: Any) -> bool:
-    """Whether the online filter is exact inference in the declaration's own Pyro program."""
-    if isinstance(model, SolvingProgress):
-        return not model.learn
-    return getattr(model, "bank", None) is None and model.decay == 1
 
 
 def forgets(model: Any) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayes_prompt.models.grid import Points, _density, _finely
+from bayes_prompt.models.grid import _SLOPE, Points, _density, _finely
 from bayes_prompt.models.rates import Inflated
 from bayes_prompt.models.success_rate import SuccessRate
 
@@ -24,14 +25,14 @@ def differentiable_points(model: SuccessRate) -> Points:
         return points
     prior = model.prior.base if isinstance(model.prior, Inflated) else model.prior
     fine, fine_mass = _finely(prior)
-    density = _density(prior, fine)
-    if not density.requires_grad:
+    followed = _followed(prior, fine)
+    if not followed.requires_grad:
         return points
     inner = points.inner
     share = points.mass[inner]
     node, weight = torch.tanh(points.logit[inner] / 2), share.detach() / share.detach().sum()
-    known = (fine_mass > 0) & (density.detach() > 0)
-    d_log = torch.zeros_like(fine_mass).masked_scatter(known, _no_value((density / density.sum())[known].log()))
+    known = (fine_mass > 0) & (followed.detach() > 0)
+    d_log = torch.zeros_like(fine_mass).masked_scatter(known, _no_value(followed[known].log()))
     d_node, d_weight = _derivatives(fine, fine_mass, node, weight, d_log)
     logit = points.logit.clone()
     logit[inner] = points.logit[inner] + d_node * 2 / (1 - node.square())
@@ -69,6 +70,19 @@ def _derivatives(fine: Tensor, fine_mass: Tensor, node: Tensor, weight: Tensor, 
     change = kernel * d_log
     reach = x - node[:, None]
     return (change * reach).sum(1), weight * (change * (1 - 2 * reach * slope[:, None])).sum(1)
+
+
+def _followed(prior: Any, fine: Tensor) -> Tensor:
+    """The masses of `_finely` (M,), its tails included, as a function of the prior's parameters."""
+    density = _density(prior, fine)
+    mass = [density]
+    for end, before, place in ((density[0], density[_SLOPE], 0), (density[-1], density[-1 - _SLOPE], -1)):
+        if 0 < float(end.detach()) < float(before.detach()):
+            beyond = torch.zeros_like(fine)
+            beyond[place] = 1.0
+            mass.append(beyond * end / torch.expm1((before / end).log() / _SLOPE))
+    total = torch.stack(mass).sum(0)
+    return total / total.sum()
 
 
 def _no_value(values: Tensor) -> Tensor:

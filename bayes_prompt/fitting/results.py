@@ -21,16 +21,16 @@ class Estimate:
 
     @property
     def mean(self) -> Tensor:
-        """Posterior mean (...)."""
+        """Posterior mean, of the parameter's shape."""
         return self.draws.mean(0)
 
     @property
     def sd(self) -> Tensor:
-        """Posterior standard deviation (...); 0 for a mode, which is a single draw."""
+        """Posterior standard deviation, of that shape; 0 for a mode, which is a single draw."""
         return self.draws.std(0, correction=0)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The central interval of this probability, two tensors (...)."""
+        """The central interval of this probability: its two ends, of that shape."""
         tail = (1 - level) / 2
         return torch.quantile(self.draws, tail, dim=0), torch.quantile(self.draws, 1 - tail, dim=0)
 

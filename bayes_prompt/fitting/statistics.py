@@ -23,7 +23,7 @@ class Check:
         group: "informative share", "transitions" or "solved again". label: which of them.
         observed: the figure. expected: its mean over the replicates. low, high: their 5% and 95% quantiles.
         p_value: two-sided, twice the smaller share of replicates at least as extreme, the observed one counted among
-            them.
+            them. outside: whether it is beyond all of them, for which p_value is the least that it can be.
     """
 
     group: str
@@ -33,6 +33,7 @@ class Check:
     low: float
     high: float
     p_value: float
+    outside: bool
 
 
 def checks(observed: Tensor, replicates: Sequence[Tensor], trials: Tensor) -> tuple[Check, ...]:
@@ -51,9 +52,10 @@ def checks(observed: Tensor, replicates: Sequence[Tensor], trials: Tensor) -> tu
         if value != value or not len(values):
             continue
         ends = [(int((values <= value).sum()) + 1), (int((values >= value).sum()) + 1)]
-        quantiles = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+        low, high = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
         p_value = min(1.0, 2 * min(ends) / (len(values) + 1))
-        found.append(Check(group, label, value, float(values.mean()), *quantiles, p_value))
+        outside = value < float(values.min()) or value > float(values.max())
+        found.append(Check(group, label, value, float(values.mean()), low, high, p_value, outside))
     return tuple(found)
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 NOTE = (
     "per look: mean log predictive probability of a look's count (nats), given the looks before it; to best: how much "
     "less than the best model's. Right of a {0}: standard error over prompts, in the second case of the difference "
-    "prompt by prompt. p < .05: checks that the model fails, of those below."
+    "prompt by prompt. outside: checks that the model fails, of those below."
 )
 CHECKS = (
-    "Posterior predictive checks: each figure as observed, and its mean in {0} histories with the same trials that were "
-    "drawn from the model's own predictions; ! where its p-value is below .05."
+    "Posterior predictive checks: each figure as observed, and its mean in {0} histories with the same trials, drawn "
+    "from the model's own predictions; ! where the observed one lies outside all of them."
 )
 
 
@@ -46,10 +46,10 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the models by their evidence, then the figures that they were checked by."""
     plus_minus = "±" if console.encoding.startswith("utf") else "+-"
     table = _table(f"{comparison.prompts:,} prompts, {comparison.looks:,} looks")
-    for heading in ("model", "per look", "to best", "evidence", "left out", "p < .05"):
+    for heading in ("model", "per look", "to best", "evidence", "left out", "outside"):
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for place, score in enumerate(comparison.scores):
-        failed = sum(check.p_value < 0.05 for check in score.checks)
+        failed = sum(check.outside for check in score.checks)
         table.add_row(
             score.name,
             _measured(score.per_look, score.error, plus_minus),
@@ -88,7 +88,7 @@ def _checks(comparison: Comparison) -> Table:
 def _checked(check: Check | None) -> str:
     if check is None:
         return "-"
-    return f"{_figure(check.group, check.expected)}{'!' if check.p_value < 0.05 else ' '}"
+    return f"{_figure(check.group, check.expected)}{'!' if check.outside else ' '}"
 
 
 def _figure(group: str, value: float) -> str:

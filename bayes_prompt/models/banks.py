@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +20,17 @@ class Bank:
     Args:
         members: at least one.
         memory: what is left of the evidence after one unit of time, in [0, 1]; below 1 the weights can turn.
-        pooling: looks of a group at which its own evidence counts for as much as that of all other groups together, at
-            least 0; with 0 groups are on their own.
+        floor: share of the weights that is even, whatever the evidence, in [0, 1): for changes that are yet to come.
+        pooling: the power of the pool's weights in those of a group, in [0, 1], where there are groups: with 0 groups
+            are on their own.
 
     Raises ValueError or TypeError for what is no such thing.
     """
 
     members: Sequence[Any]
-    memory: float = 0.98
-    pooling: float = 200.0
+    memory: float = 0.95
+    floor: float = 0.05
+    pooling: float = 0.3
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -41,12 +42,13 @@ class Bank:
             raise ValueError("members must be one or more; got none")
         object.__setattr__(self, "members", members)
         checks.unit_interval("memory", self.memory)
-        checks.number("pooling", self.pooling)
-        if not 0 <= self.pooling < math.inf:
-            raise ValueError(f"pooling must be finite and at least 0; got {self.pooling}")
+        checks.unit_interval("pooling", self.pooling)
+        checks.number("floor", self.floor)
+        if not 0 <= self.floor < 1:
+            raise ValueError(f"floor must lie in [0, 1); got {self.floor}")
 
     def _numbers(self) -> dict[str, Any]:
-        return {"memory": float(self.memory), "pooling": float(self.pooling)}
+        return {name: float(getattr(self, name)) for name in ("memory", "floor", "pooling")}
 
 
 @dataclass(frozen=True, eq=False)

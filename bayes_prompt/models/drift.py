@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,7 @@ class LogitRandomWalk(Drift):
         none = torch.zeros(1, dtype=torch.float64)
         up, down = torch.cat([up, none]), torch.cat([none, down])
         rates = torch.diag(up[:-1], 1) + torch.diag(down[1:], -1) - torch.diag(up + down)
-        return _placed(torch.linalg.matrix_exp(rates * elapsed).clamp(min=0), points)
+        return _placed(_exponential(rates * elapsed).clamp(min=0), points)
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
@@ -191,7 +192,7 @@ class Mixture(Drift):
         stays = torch.eye(len(moves), dtype=torch.float64)
         switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
         if elapsed != 1.0:
-            switch = torch.linalg.matrix_exp(_generator(self.thaw, self.freeze) * elapsed)
+            switch = _exponential(_generator(self.thaw, self.freeze) * elapsed)
         return torch.cat([torch.cat([a * stays, b * moves], 1) for a, b in switch], 0)
 
     def describe(self) -> dict[str, Any]:
@@ -302,6 +303,11 @@ def _bernoulli(x: Tensor) -> Tensor:
     small = x.abs() < 1e-5
     safe = torch.where(small, 1.0, x)
     return torch.where(small, 1 - x / 2, safe / torch.expm1(safe.clamp(max=300.0)))  # whose gradients stay numbers
+
+
+def _exponential(generator: Tensor) -> Tensor:
+    """exp(generator). With a one more on its diagonal torch is right to rounding; of small ones it loses six digits."""
+    return torch.linalg.matrix_exp(generator + torch.eye(len(generator), dtype=torch.float64)) / math.e
 
 
 def _generator(thaw: float, freeze: float) -> Tensor:

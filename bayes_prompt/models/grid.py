@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -19,7 +20,7 @@ MOST_POINTS = 512
 FARTHEST = 20.0
 """The largest logit of a point that is no atom: 1 - p is then 2e-9, and still has eight digits."""
 _FINE = 4001  # logits at which a prior is looked at, 0.01 apart, or closer where it is narrow
-_SLOPE = 500  # of them tell how fast its tails fall
+_SLOPE = 250  # of them tell how fast its tails fall
 _TAIL = 1e-9  # of the prior beyond each end of a grid that is even in the logit, unless it ends here:
 _FAR = 8.0  # where a thousand rollouts would hardly tell rates apart
 WHAT_WORKS = (
@@ -168,7 +169,7 @@ def _density(prior: Distribution, logit: Tensor) -> Tensor:
     log_jacobian = torch.nn.functional.logsigmoid(logit) + torch.nn.functional.logsigmoid(-logit)
     try:
         log_density = prior.log_prob(rate[inside]) + log_jacobian[inside]
-    except (NotImplementedError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CannotLower(f"prior, a {type(prior).__name__}, has no density: {reason}; {WHAT_WORKS}") from error
     # The largest may overflow or vanish in a narrow prior; the factor is the caller's business.
@@ -179,18 +180,25 @@ def _density(prior: Distribution, logit: Tensor) -> Tensor:
 
 def _inside(prior: Distribution, rate: Tensor) -> Tensor:
     """Where (K,) bool the prior has a density at all: a law whose support is narrower refuses other numbers."""
-    try:
-        good: Tensor = prior.support.check(rate)
-    except (NotImplementedError, AttributeError, RuntimeError):
-        good = torch.ones_like(rate, dtype=torch.bool)
-    return good & (rate > 0) & (rate < 1)
+    good = _supported(prior, rate)
+    inner = (rate > 0) & (rate < 1)
+    return inner if good is None else inner & good
 
 
 def _reaches_beyond(prior: Distribution) -> bool:
+    """Whether the law has rates outside [0, 1], as far as it says."""
+    good = _supported(prior, torch.tensor([-1e-3, 1 + 1e-3], dtype=torch.float64))
+    return good is not None and bool(good.any())
+
+
+def _supported(prior: Distribution, rate: Tensor) -> Tensor | None:
+    """Which numbers (K,) lie in the law's support, (K,) bool, or None where it does not say."""
     try:
-        return bool(prior.support.check(torch.tensor([-1e-3, 1 + 1e-3], dtype=torch.float64)).any())
-    except (NotImplementedError, AttributeError, RuntimeError):
-        return False
+        support: Any = prior.support
+        good: Tensor = support.check(rate)
+    except (AttributeError, RuntimeError):
+        return None
+    return good
 
 
 def _rates(grid: Tensor, low: bool, high: bool) -> Tensor:

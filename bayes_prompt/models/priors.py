@@ -14,6 +14,8 @@ from pyro.distributions import Dirichlet
 from torch import Tensor
 
 from bayes_prompt.models import checks
+from bayes_prompt.models.banks import DriftBank
+from bayes_prompt.models.drift import ActivePassive, LogitRandomWalk
 from bayes_prompt.models.rates import Inflated as inflated
 from bayes_prompt.models.rates import histogram, logit_normal
 
@@ -25,9 +27,30 @@ __all__ = [
     "one_hot_initial",
     "progress",
     "stability",
+    "training",
     "uniform",
     "uniform_initial",
 ]
+
+
+def training() -> DriftBank:
+    """How success rates move while a policy is trained: eight drifts, weighted online.
+
+    Slow and fast random walks of the logit, each with little or more repulsion from the middle (a prompt that is half
+    solved becomes solved, or is lost again), and either a slight rise of all prompts, or a leap of those that are
+    trained on alone. Chosen on recorded and simulated training: docs/recipe.md.
+    """
+    walks = [(0.12, 0.01), (0.12, 0.05), (0.6, 0.06), (0.6, 0.12)]
+    return DriftBank(
+        [
+            ActivePassive(
+                active=LogitRandomWalk(scale, trend + leap, repulsion),
+                passive=LogitRandomWalk(scale, trend, repulsion),
+            )
+            for scale, repulsion in walks
+            for trend, leap in ((0.03, 0.0), (0.0, 0.3))
+        ]
+    )
 
 
 def uniform(a: float = 1.0, num_states: int = 3) -> Dirichlet:

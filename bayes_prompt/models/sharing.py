@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,38 +12,49 @@ from bayes_prompt.models import checks
 
 @dataclass(frozen=True)
 class EmpiricalBayes:
-    """The prior of prompts that were never observed, learned from the first looks at others, by group and by pool.
+    """The prior of prompts that were never observed, learned from the first looks at others.
 
-    The prior is a histogram whose masses are pseudo-counts: of the declared prior, of the pool's first looks, and of
-    those of the prompt's own group. A first look adds the posterior of the rate that was met (a few steps of EM where a
-    batch has several); all drift as rates do, so that a pool that is better trained now is expected to be better.
+    It is a histogram whose masses are pseudo-counts: of the declared prior, of the pool's first looks, and of those at
+    prompts of the same group, or with a like embedding. A first look adds the posterior of the rate that was met; all
+    drift as rates do, so that a pool that is better trained now is expected to be better.
+
+    How much a group's or a neighbour's looks say is not known beforehand: several strengths, and for embeddings several
+    widths, are weighted online by how well each predicts first looks.
 
     Args:
         pool: how many first looks the declared prior weighs as much as, positive and finite.
-        group: how many of a group's own first looks the pool's prior weighs as much as, likewise.
-        memory: what is left of earlier first looks after one unit of time, in [0, 1]. Which prompts are looked at first
-            is up to the acquisition, and changes.
-        passes: of EM over the first looks of a step, at least 1.
+        strengths: how many like prompts' first looks the pool's prior weighs as much as; one or more such numbers.
+        widths: of what counts as like, in units of the median squared distance between embeddings; one or more.
+        memory: what is left of the evidence for a strength and width after one unit of time, in [0, 1].
 
     Raises ValueError or TypeError for a number out of range.
     """
 
-    pool: float = 5.0
-    group: float = 5.0
-    memory: float = 0.95
-    passes: int = 3
+    pool: float = 10.0
+    strengths: Sequence[float] = (3.0, 10.0, 30.0)
+    widths: Sequence[float] = (0.03, 0.06, 0.12)
+    memory: float = 0.98
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("pool", "group"):
-            checks.number(name, getattr(self, name))
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
-            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "pool", _positive("pool", self.pool))
+        for name in ("strengths", "widths"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise TypeError(f"{name} must be a sequence of numbers; got {values!r}")
+            if not values:
+                raise ValueError(f"{name} must hold one number or more; got none")
+            object.__setattr__(self, name, tuple(_positive(f"{name}[{k}]", each) for k, each in enumerate(values)))
         checks.unit_interval("memory", self.memory)
-        object.__setattr__(self, "passes", checks.whole("passes", self.passes, 1))
 
     def describe(self) -> dict[str, Any]:
         """The numbers, by name."""
-        numbers = {"pool": self.pool, "group": self.group, "memory": float(self.memory), "passes": self.passes}
-        return {"sharing": "EmpiricalBayes", **numbers}
+        numbers = {"pool": self.pool, "strengths": list(self.strengths), "widths": list(self.widths)}
+        return {"sharing": "EmpiricalBayes", **numbers, "memory": float(self.memory)}
+
+
+def _positive(name: str, value: float) -> float:
+    checks.number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite; got {value}")
+    return float(value)

@@ -223,6 +223,7 @@ class SuccessRate:
         alpha: Tensor | None = None,
         beta: Tensor | None = None,
         groups: Any = None,
+        embeddings: Any = None,
     ) -> BetaPosterior | GridPosterior:
         """The online state of `num_prompts` prompts under this model.
 
@@ -235,7 +236,8 @@ class SuccessRate:
             alpha: (N,) prior pseudo-counts of successes, one for each prompt, in place of the prior's; with `beta`.
             beta: (N,) prior pseudo-counts of failures, likewise.
             groups: (N,) integers from 0 up, on a grid: prompts that were never observed share what is known of their
-                group, and a `DriftBank` is weighted in each.
+                group, and a bank is weighted in each.
+            embeddings: (N, D) numbers, with `sharing`: prompts that are alike learn from each other's first looks.
 
         Raises:
             CannotLower: as in `lower`.
@@ -247,11 +249,11 @@ class SuccessRate:
 
             if alpha is not None or beta is not None:
                 raise ValueError("alpha and beta are priors of Beta beliefs; this model's lie on a grid")
-            return GridPosterior(self, num_prompts, groups=groups, **options)
+            return GridPosterior(self, num_prompts, groups=groups, embeddings=embeddings, **options)
         from bayes_prompt.posteriors.beta import BetaPosterior
 
-        if groups is not None:
-            raise ValueError("groups need a grid: SuccessRate(prior, grid=41)")
+        if groups is not None or embeddings is not None:
+            raise ValueError("groups and embeddings need a grid: SuccessRate(prior, grid=41)")
         return BetaPosterior(self, num_prompts, alpha=alpha, beta=beta, **options)
 
     def pyro_model(self, history: History) -> Tensor:

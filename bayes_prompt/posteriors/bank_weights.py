@@ -7,35 +7,32 @@ from torch import Tensor
 
 from bayes_prompt.models.banks import Bank
 
-_TINY = 1e-300
-
 
 class BankWeights:
-    """Weights of J members for R groups, proportional to the exponential of their remembered evidence.
+    """Weights of J members for R groups, by their remembered evidence; without a bank one member, of weight one.
 
-    A group's evidence is its own, and of what the pool's exceeds it by a share that shrinks as the group is looked at:
-    partial pooling. Without a bank there is one member, of weight one.
+    The pool's weights are a share `floor` of even ones and the rest by the evidence of all. A group's are these to the
+    power `pooling`, times the exponential of its own evidence: partial pooling.
     """
 
     def __init__(self, bank: Bank | None, groups: int, device: torch.device) -> None:
         self.bank = bank
-        self.members = 1 if self.bank is None else len(self.bank.members)
+        self.members = 1 if bank is None else len(bank.members)
         self.evidence = torch.zeros(groups, self.members, dtype=torch.float64, device=device)
-        self.looks = torch.zeros(groups, dtype=torch.float64, device=device)
 
     def now(self) -> Tensor:
         """Weights (R, J) float64, rows that sum to one."""
         if self.bank is None:
             return torch.ones_like(self.evidence)
-        share = self.bank.pooling / (self.bank.pooling + self.looks).clamp(min=_TINY)
-        others = self.evidence.sum(0) - self.evidence
-        return torch.softmax(self.evidence + share[:, None] * others, 1)
+        by_evidence = torch.softmax(self.evidence.sum(0), 0)
+        of_pool = (1 - self.bank.floor) * by_evidence + self.bank.floor / self.members
+        if len(self.evidence) == 1:
+            return of_pool[None]
+        return torch.softmax(self.bank.pooling * of_pool.log() + self.evidence, 1)
 
     def learn(self, log_chance: Tensor, groups: Tensor, elapsed: float) -> None:
         """Add a step's evidence: log_chance (J, M) of its M looks, at prompts of groups (M,) int64."""
         if self.bank is None:
             return
-        kept = self.bank.memory**elapsed
-        self.evidence.mul_(kept).index_add_(0, groups, log_chance.T.contiguous())
-        self.looks.mul_(kept).index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
+        self.evidence.mul_(self.bank.memory**elapsed).index_add_(0, groups, log_chance.T.contiguous())
         self.evidence.sub_(self.evidence.amax(1, keepdim=True))  # only differences count

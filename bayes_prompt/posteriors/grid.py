@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,14 @@ from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.tally import Observations
-from bayes_prompt.models.banks import DecayBank, DriftBank
+from bayes_prompt.models.banks import DecayBank
+from bayes_prompt.models.sharing import EmpiricalBayes
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.bank_weights import BankWeights
 from bayes_prompt.posteriors.base import Counts, Posterior
 from bayes_prompt.posteriors.count_law import CountLaw
 from bayes_prompt.posteriors.forgetting import forgotten
+from bayes_prompt.posteriors.kinship import Kinship
 from bayes_prompt.posteriors.propagators import CAPACITY, Propagators
 from bayes_prompt.posteriors.unseen import Unseen
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from bayes_prompt.models.success_rate import SuccessRate
 
 MOST_GROUPS = 64
-"""Of a pool with a `DriftBank`, each of which has tables of its own."""
+"""That a bank weighs its members for, each with tables of its own; where there are more, all of them have the same."""
 _LEAST_CHANCE = 1e-300
 
 
@@ -40,7 +41,8 @@ class GridPosterior(Posterior):
     Args:
         model: the declaration, which has a grid.
         num_prompts: N. The other keywords are those of `Posterior`.
-        groups: (N,) integers from 0 up, the group of each prompt (a data set, a task, a cluster), or None for one.
+        groups: (N,) integers from 0 up, the group of each prompt (a data set, a task), or None for one.
+        embeddings: (N, D), for a model with sharing: prompts with like embeddings learn from each other's first looks.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class GridPosterior(Posterior):
         backend: str = "auto",
         first_prompt: int = 0,
         groups: checks.IntegersLike | None = None,
+        embeddings: Any = None,
     ) -> None:
         super().__init__(num_prompts, device=device, dtype=dtype, backend=backend, first_prompt=first_prompt)
         self.model = model
@@ -62,15 +65,25 @@ class GridPosterior(Posterior):
         self._rate = self._law.rate  # (K,) float64, as all tables are
         self._initial = tables.initial.detach().to(self.device)  # (members, states)
         states = self._initial.shape[1]
-        self._groups, self._num_groups = self._checked_groups(groups)
+        labels, number = checks.groups("groups", groups, num_prompts)
+        labels = labels.to(self.device)
+        if embeddings is not None:
+            if model.sharing is None:
+                raise ValueError("embeddings tell which prompts are alike, for a model with sharing; this one has none")
+            embeddings = checks.embeddings("embeddings", embeddings, num_prompts).to(self.device)
+        sharing = model.sharing or EmpiricalBayes()
+        self._kin = Kinship(labels, embeddings, sharing.widths)
+        if number > MOST_GROUPS:  # a bank then has the same weights for all
+            labels, number = torch.zeros_like(labels), 1
+        self._groups, self._num_groups = labels.int(), number
         self._weights = BankWeights(model.bank, self._num_groups, self.device)
         self._drifts = len(self._initial)
         # Groups that weigh drifts differently have a table each for every step.
         self._tables = self._num_groups if self._drifts > 1 else 1
         self._propagators = Propagators(tables.transition, tables.after_look, len(self._initial), states, self.device)
-        self._unseen = Unseen(self._initial, self._num_groups, model.sharing)
+        self._unseen = Unseen(self._initial, self._kin, model.sharing)
         self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
-        self._slot = -1 - self._groups  # see kernels.grid_filter
+        self._slot = -1 - self._kin.cluster  # see kernels.grid_filter
         self._answer: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -135,7 +148,7 @@ class GridPosterior(Posterior):
     def _describe(self) -> dict[str, Any]:
         return {
             "model": self.model.describe(),
-            "groups": None if self._num_groups == 1 else _digest(self._groups),
+            "kin": self._kin.digest(),
             "num_prompts": self.num_prompts,
             "first_prompt": self.first_prompt,
             "dtype": str(self.dtype),
@@ -146,9 +159,10 @@ class GridPosterior(Posterior):
             "belief": self._belief,
             "slot": self._slot,
             "unseen_prior": self._unseen.prior,
-            "first_looks": self._unseen.looks,
+            "first_looks": self._unseen.of_pool,
+            "first_looks_alike": self._unseen.of_like,
+            "sharing_evidence": self._unseen.evidence,
             "bank_evidence": self._weights.evidence,
-            "bank_looks": self._weights.looks,
             "propagators": self._propagators.by_age,
             "rested": self._propagators.rested,
             "window": self._propagators.window,
@@ -159,9 +173,9 @@ class GridPosterior(Posterior):
         if not 0 <= now <= CAPACITY or now != int(now):
             raise CheckpointError(f"posterior.tensors.window must start with a number of steps; got {now}")
         seen = slot >= 0
-        if not bool(torch.where(seen, slot < (now + 2) * self._tables, slot == -1 - self._groups).all()):
+        if not bool(torch.where(seen, slot < (now + 2) * self._tables, slot == -1 - self._kin.cluster).all()):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
-        for name in ("belief", "unseen_prior", "first_looks", "propagators", "rested", "bank_looks"):
+        for name in ("belief", "unseen_prior", "first_looks", "first_looks_alike", "propagators", "rested"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
         total = tensors["belief"].double().sum(1)
         bad = seen & ((total - 1).abs() > 1e-3)
@@ -178,23 +192,29 @@ class GridPosterior(Posterior):
             self._settle()
         likelihood, largest = self._likelihood(counts)
         predicted = self._predicted(counts.index).double()
-        rows, met = counts.index[counts.leader], likelihood[counts.leader]
-        groups, first = self._groups[rows].long(), self._slot[rows] < 0
-        member_evidence = self._member_evidence(rows, met) if self._drifts > 1 else None
-        if self.model.sharing is not None:
-            self._unseen.learn(groups[first], met[first])
-            self._forget_answers()  # first looks of one step tell about each other
+        learned = self._drifts > 1 or self.model.sharing is not None
+        if learned:
+            rows, known = counts.index[counts.leader], likelihood[counts.leader]
+            groups, first = self._groups[rows].long(), self._slot[rows] < 0
+            evidence = self._member_evidence(rows, known) if self._drifts > 1 else None
         if isinstance(self.model.decay, DecayBank):
             status = self._condition_by_bank(self.model.decay, counts, predicted, likelihood, elapsed)
         else:
             decay = float(self.model.decay) ** elapsed
             status = self._condition(counts, likelihood, self._propagators.slot, decay)
-        if member_evidence is not None:  # after conditioning, in which what was seen has had its say
-            self._weights.learn(member_evidence, groups, elapsed)
+        if learned:  # after the step's own beliefs, which have been told already
+            if evidence is not None:
+                told = ~first if self.model.sharing is not None else torch.ones_like(first)
+                self._weights.learn(evidence[:, told], groups[told], elapsed)
+            cluster = self._kin.cluster[rows[first]].long()
+            self._unseen.learn(cluster, known[first], self._belief[rows[first]].double())
         chance = (predicted * likelihood).sum(1)
         status.bitwise_or_(UNEXPECTED * (counts.leader & (chance <= 0)).int())
         self._propagators.step(elapsed)
-        self._unseen.move(moves, elapsed)
+        weights = (
+            self._weights.now().mean(0) if self._drifts > 1 else torch.ones(1, dtype=moves.dtype, device=self.device)
+        )
+        self._unseen.move(moves, torch.einsum("j,jkl->kl", weights, moves))
         self._forget_answers()
         by_point = self._by_point(predicted)
         return Observations(
@@ -239,8 +259,6 @@ class GridPosterior(Posterior):
         prior = self._unseen.prior[0]
         joint = forgotten(predicted[counts.leader], prior, decays) * met  # (J, M, states)
         chances = joint.sum(2)
-        if self.model.sharing is not None:  # first looks of one step have told about each other
-            joint = forgotten(self._predicted(rows).double(), prior, decays) * met
         averaged = torch.einsum("mj,jms->ms", self._weights.now()[groups], joint)
         total = averaged.sum(1, keepdim=True)
         possible = total > torch.finfo(self.dtype).tiny
@@ -253,13 +271,13 @@ class GridPosterior(Posterior):
 
     def _member_evidence(self, rows: Tensor, likelihood: Tensor) -> Tensor:
         """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
-        slot, group = self._slot[rows].long(), self._groups[rows].long()
+        slot = self._slot[rows].long()
         outcome, which = likelihood.unique(dim=0, return_inverse=True)
         steps, step = (slot // self._tables).clamp(min=0).unique(return_inverse=True)
         carried = self._propagators.by_slot()[:, steps]  # (J, steps, states, states)
         pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
         seen = (pulled * self._belief[rows].double()).sum(2)
-        unseen = (self._unseen.beliefs()[:, group] * likelihood).sum(2)
+        unseen = (self._of_rows(self._unseen.beliefs(), rows) * likelihood).sum(2)
         return torch.where(slot >= 0, seen, unseen).clamp(min=_LEAST_CHANCE).log()
 
     def _settle(self) -> None:
@@ -283,12 +301,15 @@ class GridPosterior(Posterior):
         """Transitions since each slot (slots, states, states), and beliefs of prompts that nobody saw (R, states)."""
         if self._answer is None:
             by_slot, unseen, states = self._propagators.by_slot(), self._unseen.beliefs(), self._belief.shape[1]
+            unseen = unseen.expand(-1, self._kin.number, -1)
             if self._drifts == 1:
                 self._answer = by_slot[0], unseen[0]
             else:
                 weights = self._weights.now()
                 mixed = torch.einsum("rj,jskl->srkl", weights, by_slot).reshape(-1, states, states)
-                self._answer = mixed, torch.einsum("rj,jrk->rk", weights, unseen)
+                # Clusters are the groups, unless their beliefs are the same under all drifts.
+                of_clusters = weights if len(weights) == self._kin.number else weights[:1]
+                self._answer = mixed, torch.einsum("rj,jrk->rk", of_clusters.expand(self._kin.number, -1), unseen)
         return self._answer
 
     def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
@@ -308,6 +329,16 @@ class GridPosterior(Posterior):
         tables = map(self._cast, self._carried())
         self._kernel("grid_filter").predict(self._belief, self._slot, *tables, index, out)
         return out
+
+    def _averaged(self, of_drifts: Tensor) -> Tensor:
+        """Something of each drift (J, ...), averaged by the weights of the pool's groups."""
+        if self._drifts == 1:
+            return of_drifts[0]
+        return torch.einsum("j,j...->...", self._weights.now().mean(0), of_drifts)
+
+    def _of_rows(self, unseen: Tensor, rows: Tensor) -> Tensor:
+        """Beliefs (J, M, states) of the clusters of rows (M,), of those (J, R or 1, states) of all."""
+        return unseen[:, self._kin.cluster[rows].long()] if unseen.shape[1] > 1 else unseen
 
     def _point_mass(self, index: Tensor) -> Tensor:
         return self._predicted(index).double()
@@ -333,14 +364,3 @@ class GridPosterior(Posterior):
 
     def _cast(self, table: Tensor) -> Tensor:
         return table.to(self.dtype).contiguous()
-
-    def _checked_groups(self, groups: checks.IntegersLike | None) -> tuple[Tensor, int]:
-        """The groups (N,) int32 on this device, and how many there are."""
-        given, number = checks.groups("groups", groups, self.num_prompts)
-        if number > MOST_GROUPS and isinstance(self.model.drift, DriftBank):
-            raise ValueError(f"groups must be numbered below {MOST_GROUPS} with a DriftBank; got {number - 1}")
-        return given.to(self.device, torch.int32), number
-
-
-def _digest(groups: Tensor) -> str:
-    return hashlib.sha256(groups.cpu().numpy().tobytes()).hexdigest()[:16]

@@ -191,7 +191,8 @@ class KalmanPosterior(Posterior):
         prompts = torch.arange(self.first_prompt, self.first_prompt + self.num_prompts, device=self.device)
 
         def draw(mean: Tensor, variance: Tensor, prompts: Tensor) -> Tensor:
-            radius, angle, _, _ = (rng.uniform(word, torch.float64) for word in rng.words(seed, step, prompts, rng.LOGIT))
+            words = rng.words(seed, step, prompts, rng.LOGIT)
+            radius, angle, _, _ = (rng.uniform(word, torch.float64) for word in words)
             normal = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
             return torch.sigmoid(mean + variance.sqrt() * normal)
 

@@ -1,52 +1,88 @@
-"""Which prompts are alike by their embeddings: clusters of them, and how near clusters lie to one another."""
+"""Which prompts are alike: by their group, by their embedding, or by both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-MOST_CLUSTERS = 256
+MOST_CLUSTERS = 2048
 _SAMPLE = 16_384  # prompts that the clusters' centres are found from
-_CHUNK = 1 << 14
-# What a first look at one prompt is worth to another falls with their squared distance, in units of the median one:
-# nothing is lost up to `_NEAR`, and a factor e for each 2 * `_WIDTH` beyond. Chosen on recorded data: docs/recipe.md.
-_NEAR, _WIDTH = 0.3, 0.06
+_CHUNK = 1 << 13
+_NEAR = 0.3  # squared distance, in units of the median one, up to which prompts are as good as the same
 
 
-@dataclass(frozen=True)
 class Kinship:
-    """Clusters of N prompts. cluster: (N,) int64 in [0, R). likeness: (R, R) float64 in [0, 1], 1 on the diagonal."""
+    """Clusters of N prompts, and how like clusters are to one another, in one way or several.
 
-    cluster: Tensor
-    likeness: Tensor
+    With groups alone the clusters are the groups. With embeddings every prompt is a cluster of its own, as far as there
+    are no more than `MOST_CLUSTERS` of them; else clusters are found by k-means, and groups then do not matter.
 
+    Attributes:
+        cluster: (N,) int32 in [0, number). number: R. ways: names of ways of being alike, W of them.
 
-def kinship(embeddings: Tensor, most: int = MOST_CLUSTERS) -> Kinship:
-    """At most `most` clusters of prompts with embeddings (N, D), on the device of the embeddings.
-
-    Every prompt is a cluster of its own where there are no more than that; else they are found by k-means, from a
-    sample of a large pool. A function of the embeddings alone.
+    Args:
+        groups: (N,) int64 from 0 up. embeddings: (N, D), or None. widths: see `models.sharing.EmpiricalBayes`.
     """
-    count = len(embeddings)
-    if count <= most:
-        cluster, centres = torch.arange(count, device=embeddings.device), embeddings.double()
-    else:
-        picked = np.sort(np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False))
-        sample = embeddings[torch.from_numpy(picked).to(embeddings.device)].double().cpu().numpy()
-        found, _ = kmeans2(sample, most, minit="++", seed=0, missing="warn")
-        centres = torch.from_numpy(found).to(embeddings.device)
-        cluster = torch.cat([_distances(part.double(), centres).argmin(1) for part in embeddings.split(_CHUNK)])
-        used, cluster = cluster.unique(return_inverse=True)
-        centres = centres[used]
-    apart = _distances(centres, centres)
-    unit = apart[~torch.eye(len(apart), dtype=torch.bool, device=apart.device)]
-    median = unit[unit > 0].median() if bool((unit > 0).any()) else torch.ones((), dtype=torch.float64)
-    likeness = (-(apart / median - _NEAR) / (2 * _WIDTH)).exp().clamp(max=1)
-    return Kinship(cluster, likeness.fill_diagonal_(1.0))
+
+    def __init__(self, groups: Tensor, embeddings: Tensor | None, widths: Sequence[float]) -> None:
+        self._widths = tuple(widths)
+        self._group: Tensor | None = None
+        self._centres: Tensor | None = None
+        if embeddings is None:
+            self.cluster, self.number = groups.int(), int(groups.max()) + 1
+            self._group = torch.arange(self.number, device=groups.device)
+        else:
+            self.cluster, self._centres = _clusters(embeddings)
+            self.number = len(self._centres)
+            sample = self._centres[:: max(1, self.number // 512)]
+            apart = _distances(sample, sample)
+            apart = apart[apart > 0]
+            self._median = float(apart.median()) if len(apart) else 1.0
+            if self.number == len(groups) and int(groups.max()) > 0:
+                self._group = groups
+        alone = self.number == 1
+        self.ways = [*["like"] * (0 if embeddings is None or alone else len(self._widths))]
+        if self._group is not None and not alone:
+            self.ways += ["group", *["like in the group"] * (0 if embeddings is None else len(self._widths))]
+
+    def likeness(self, seen: Tensor) -> Tensor:
+        """How like each cluster is to the clusters `seen` (M,) int64, (W, R, M) in [0, 1]."""
+        found = []
+        same = None if self._group is None else (self._group[:, None] == self._group[seen]).double()
+        near = []
+        if self._centres is not None:
+            apart = _distances(self._centres, self._centres[seen]) / self._median - _NEAR
+            near = [(-apart / (2 * width)).exp().clamp(max=1) for width in self._widths]
+        found += near
+        if same is not None:
+            found += [same, *(same * each for each in near)]
+        return torch.stack(found) if self.ways else torch.zeros(0, self.number, len(seen), device=seen.device).double()
+
+    def digest(self) -> str | None:
+        """Of what it was made of; None where all prompts are one cluster."""
+        if self.number == 1:
+            return None
+        parts = [self.cluster, *(each for each in (self._group, self._centres) if each is not None)]
+        return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()[:16]
+
+
+def _clusters(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """The cluster (N,) int32 of each prompt, and centres (R, D) float64: a function of the embeddings alone."""
+    count, device = len(embeddings), embeddings.device
+    if count <= MOST_CLUSTERS:
+        return torch.arange(count, device=device, dtype=torch.int32), embeddings.detach().double()
+    picked = np.sort(np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False))
+    sample = embeddings[torch.from_numpy(picked).to(device)].detach().double().cpu().numpy()
+    found, _ = kmeans2(sample, MOST_CLUSTERS, iter=5, minit="points", seed=0, missing="warn")
+    centres = torch.from_numpy(found).to(device)
+    nearest = [_distances(part.double(), centres).argmin(1) for part in embeddings.detach().split(_CHUNK)]
+    used, cluster = torch.cat(nearest).unique(return_inverse=True)
+    return cluster.int(), centres[used]
 
 
 def _distances(rows: Tensor, centres: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.kernels.progress_filter import IMPOSSIBLE
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts
@@ -25,7 +26,7 @@ class PooledProgressPosterior(ProgressPosterior):
 
     A step adds the expected transitions of all observed prompts of a group to its concentrations:
     C' = decay * C + (1 - decay) * C0 + sum of xi, with xi as in DPS (arXiv 2603.10887), whose matrices are one for each
-    prompt.
+    prompt. A prompt's first look is of its first state, to which it has not moved, and adds nothing (in DPS it does).
 
     Args:
         model: the declaration, with pooling "pool" or "group".
@@ -59,14 +60,17 @@ class PooledProgressPosterior(ProgressPosterior):
 
     def _apply(self, counts: Counts, elapsed: float) -> Observations:
         rows = counts.index.clamp(max=self.num_prompts - 1)
-        before = self._posterior[:, rows].double().abs()  # (K, M)
+        before = self._posterior[:, rows].double()  # (K, M), negative where there has been no transition yet
         likelihood = self._counted_as.of(counts, unread=self.on_device).likelihood.double()
         moves = self._pooled / self._pooled.sum(2, keepdim=True)
         joint = before.T[:, :, None] * moves[self._groups[rows]] * likelihood[:, None, :]  # (M, from, to)
         total = joint.sum((1, 2), keepdim=True)
-        counted = counts.leader[:, None, None] & (total > torch.finfo(self.dtype).tiny)
+        moved = counts.leader & (before >= 0).all(0)
+        forbidden = moved[:, None, None] & (total <= torch.finfo(self.dtype).tiny)
+        counted = moved[:, None, None] & ~forbidden
         expected = torch.where(counted, joint / total.clamp(min=1e-300), 0.0)
         seen = super()._apply(counts, elapsed)
+        seen.status.bitwise_or_(IMPOSSIBLE * forbidden[:, 0, 0].int())
         kept = self.model.decay**elapsed
         self._pooled.mul_(kept).add_((1 - kept) * self._declared).index_add_(0, self._groups[rows], expected)
         self._spread()

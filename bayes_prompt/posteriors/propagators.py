@@ -38,7 +38,7 @@ class Propagators:
         self.rested = still.repeat(members, 1, 1)
         self.by_age = torch.zeros(members, CAPACITY + 1, states, states, dtype=torch.float64, device=device)
         self.by_age[:, 0] = still
-        self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (nan: they differ)
+        self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (-1: they differ)
         self._known: dict[float, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -75,7 +75,7 @@ class Propagators:
             self.by_age[:, 2 : now + 2] = self.by_age[:, 1 : now + 1] @ resting[:, None]
             self.by_age[:, 1] = looked
         self.rested.copy_(self.rested @ resting)
-        self.window[0], self.window[1] = now + 1, elapsed if same else torch.nan
+        self.window[0], self.window[1] = now + 1, elapsed if same else -1.0
 
     def forget(self, steps: int) -> None:
         """Drop the oldest steps of the window, of which nobody is left; other slots are `steps` less from now on."""

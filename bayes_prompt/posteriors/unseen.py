@@ -1,4 +1,4 @@
-"""The beliefs of prompts that were never observed, which those of a group share."""
+"""The beliefs of prompts that were never observed, which those of a cluster share."""
 
 from __future__ import annotations
 
@@ -6,45 +6,68 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.models.sharing import EmpiricalBayes
+from bayes_prompt.posteriors.kinship import Kinship
+
+_LEAST = 1e-300
 
 
 class Unseen:
-    """Beliefs about R groups of unobserved prompts, under each of J drifts.
+    """Beliefs about R clusters of unobserved prompts, under each of J drifts.
+
+    Without sharing they are the declared prior, which drifts. With it, what was met at first looks is added to it, and
+    all drifts as the bank does on average: a first look says then nothing about drifts.
 
     Args:
-        initial: (J, states) float64, the declared prior. groups: R. sharing: None leaves it at that.
+        initial: (J, states) float64, the declared prior. kin: which prompts are alike. sharing: None leaves it at that.
     """
 
-    def __init__(self, initial: Tensor, groups: int, sharing: EmpiricalBayes | None) -> None:
-        self.sharing, self.groups = sharing, groups
+    def __init__(self, initial: Tensor, kin: Kinship, sharing: EmpiricalBayes | None) -> None:
+        self.kin, self.sharing = kin, sharing
         self.prior = initial.clone()
-        #: (J, R, states) pseudo-counts of first looks.
-        self.looks = torch.zeros(len(initial), groups, initial.shape[1], dtype=torch.float64, device=initial.device)
+        states, device = initial.shape[1], initial.device
+        ways = 0 if sharing is None else len(kin.ways) * len(sharing.strengths)
+        #: Pseudo-counts of the first looks: of the pool (states,), and as each way of sharing has them.
+        self.of_pool = torch.zeros(states, dtype=torch.float64, device=device)
+        likes = 0 if sharing is None else len(kin.ways)
+        self.of_like = torch.zeros(likes, kin.number, states, dtype=torch.float64, device=device)
+        self.evidence = torch.zeros(ways, dtype=torch.float64, device=device)
 
-    def beliefs(self, looks: Tensor | None = None) -> Tensor:
-        """(J, R, states), rows that sum to one."""
+    def beliefs(self) -> Tensor:
+        """(J, R, states), or (J, 1, states) where all clusters are alike; rows that sum to one."""
         if self.sharing is None:
-            return self.prior[:, None].expand(-1, self.groups, -1)
-        looks = self.looks if looks is None else looks
-        pool, group = self.sharing.pool, self.sharing.group
-        of_pool = (pool * self.prior + looks.sum(1)) / (pool + looks.sum((1, 2))[:, None])
-        of_pool = of_pool / of_pool.sum(1, keepdim=True)
-        if self.groups == 1:
-            return of_pool[:, None]
-        return (group * of_pool[:, None] + looks) / (group + looks.sum(2, keepdim=True))
+            return self.prior[:, None]
+        each = self._each()
+        shared = torch.einsum("w,wrk->rk", torch.softmax(self.evidence, 0), each) if len(each) else self._pool()[None]
+        return shared.expand(len(self.prior), -1, -1)
 
-    def learn(self, groups: Tensor, likelihood: Tensor) -> None:
-        """First looks at M prompts of groups (M,) int64, with likelihoods (M, states)."""
-        if self.sharing is None or not len(groups):
+    def learn(self, cluster: Tensor, likelihood: Tensor, met: Tensor) -> None:
+        """First looks at M prompts of clusters (M,) int64: likelihoods and posteriors (M, states)."""
+        if self.sharing is None or not len(cluster):
             return
-        before = self.looks.clone()
-        for _ in range(self.sharing.passes):
-            met = self.beliefs()[:, groups] * likelihood
-            met = met / met.sum(2, keepdim=True).clamp(min=1e-300)
-            self.looks.copy_(before.index_add(1, groups, met))
+        if len(self.evidence):
+            chance = (self._each()[:, cluster] * likelihood).sum(2)
+            self.evidence.mul_(self.sharing.memory).add_(chance.clamp(min=_LEAST).log().sum(1))
+            self.of_like.add_(self.kin.likeness(cluster) @ met)
+        self.of_pool.add_(met.sum(0))
 
-    def move(self, transition: Tensor, elapsed: float) -> None:
-        """One step: transition (J, states, states)."""
-        self.prior.copy_((self.prior[:, None] @ transition)[:, 0])
-        if self.sharing is not None:
-            self.looks.copy_(self.sharing.memory**elapsed * (self.looks @ transition))
+    def move(self, transition: Tensor, mean: Tensor) -> None:
+        """One step: transitions (J, states, states), and their average (states, states)."""
+        if self.sharing is None:
+            self.prior.copy_((self.prior[:, None] @ transition)[:, 0])
+            return
+        for masses in (self.prior, self.of_pool, self.of_like):
+            masses.copy_(masses @ mean)
+
+    def _pool(self) -> Tensor:
+        """The prior of the pool (states,)."""
+        assert self.sharing is not None
+        masses = self.sharing.pool * self.prior.mean(0) + self.of_pool
+        return masses / masses.sum()
+
+    def _each(self) -> Tensor:
+        """Beliefs (W, R, states) of each way of sharing."""
+        assert self.sharing is not None
+        strengths = torch.tensor(self.sharing.strengths, dtype=torch.float64, device=self.prior.device)
+        strengths = strengths.repeat(len(self.kin.ways))[:, None, None]
+        masses = strengths * self._pool() + self.of_like.repeat_interleave(len(self.sharing.strengths), 0)
+        return masses / masses.sum(2, keepdim=True)

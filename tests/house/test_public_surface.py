@@ -26,7 +26,7 @@ MODULES = [
     *("models.difficulty", "models.networks", "models.online_svi", "models.distributions", "recent", "embedding"),
     *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
     *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select", "acquisition.exploration"),
-    *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "history_files", "recorder"),
+    *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "models.kalman", "history_files", "recorder"),
 ]
 
 # Something that reads as a shape: (N,), (B, G), (K, K, N), (num_steps, ...).

@@ -8,14 +8,16 @@ import math
 import struct
 from itertools import combinations
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS
-from scipy import stats
+from pyro.infer import MCMC, NUTS, TraceEnum_ELBO
+from scipy import special, stats
 
+import bayes_prompt as bp
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.history import History
 from bayes_prompt.models.success_rate import SuccessRate
@@ -83,11 +85,10 @@ def test_lowered_tables_are_nobody_elses() -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (dist.Normal(0.0, 1.0), r"prior is a Normal; a Beta with batch shape \(\) or \(N,\) works"),
-        (dist.Uniform(0.0, 1.0), r"prior is a Uniform; a Beta"),
-        (dist.Beta(torch.ones(3), torch.ones(3)).to_event(1), r"prior is a Independent; a Beta"),
+        (dist.Normal(0.0, 1.0), r"prior, a Normal, has a support that reaches beyond \[0, 1\]; a distribution over"),
+        (dist.Beta(torch.ones(3), torch.ones(3)).to_event(1), r"prior has batch shape \(\) and event shape \(3,\)"),
         (dist.Beta(torch.ones(2, 3), torch.ones(3)), r"prior has batch shape \(2, 3\); a Beta"),
-        (0.5, r"prior is a float; a Beta"),
+        (0.5, r"prior is a float; a distribution over \[0, 1\] with a density works"),
     ],
 )
 def test_other_priors_cannot_be_lowered(prior: object, message: str) -> None:
@@ -104,6 +105,8 @@ def test_bad_fields_are_named() -> None:
     for decay in (-0.01, 1.01, math.nan):
         with pytest.raises(ValueError, match=rf"decay must lie in \[0, 1\]; got {decay}"):
             SuccessRate(decay=decay)
+    with pytest.raises(CannotLower, match=r"lower_grid\(\) gives its tables"):
+        SuccessRate(grid=9).lower()
     with pytest.raises(TypeError, match="decay must be a number; got str"):
         SuccessRate(decay="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decay_unobserved must be True or False; got 1"):
@@ -120,6 +123,14 @@ def test_descriptions_identify_the_model() -> None:
         SuccessRate(per_prompt([1.0, 1.0], [1.0, 1.0 + 1e-15])),
         SuccessRate(decay=0.5),
         SuccessRate(decay_unobserved=True),
+        SuccessRate(grid=9),
+        SuccessRate(grid=10),
+        SuccessRate(grid=9, decay=0.5),
+        SuccessRate(dist.Beta(1.0, 2.0), grid=9),
+        SuccessRate(grid=9, drift=bp.Redraw(0.1)),
+        SuccessRate(grid=9, drift=bp.DriftBank([bp.Redraw(0.1)])),
+        SuccessRate(grid=9, decay=bp.DecayBank([0.5])),
+        SuccessRate(grid=9, sharing=bp.EmpiricalBayes()),
     ]
     texts = [json.dumps(model.describe(), sort_keys=True) for model in several]
     assert all(one != other for one, other in combinations(texts, 2))
@@ -178,3 +189,94 @@ def test_nuts_runs_and_the_graph_is_the_model() -> None:
     assert "rate -> successes" in source
     assert "label=prompts" in source
     assert "label=steps" in source
+
+
+PRIOR = bp.priors.inflated(bp.priors.logit_normal(-0.3, 1.2), zero=0.1, one=0.05)
+WALK = bp.LogitRandomWalk(0.5, 0.1)
+DRIFTS = {
+    "walk": WALK,
+    "redraw": bp.Redraw(0.2),
+    "mixture": bp.Mixture(0.3, WALK, thaw=0.1, freeze=0.05),
+    "active": bp.ActivePassive(bp.LogitRandomWalk(0.5, 0.5), bp.Redraw(0.1)),
+}
+COUNTS = torch.tensor([[3, 0, 4, 0], [8, 1, 0, 0], [2, 0, 1, 0], [5, 0, 0, 0]])
+SEEN = torch.tensor([[8, 0, 4, 0], [8, 8, 0, 0], [2, 0, 1, 0], [8, 8, 0, 0]])
+
+
+def filtered_evidence(model: SuccessRate) -> float:
+    posterior = model.posterior(COUNTS.shape[1], dtype=torch.float64)
+    for won, of in zip(COUNTS, SEEN, strict=True):
+        rows = of.nonzero().flatten()
+        posterior.update(rows, won[rows], of[rows])
+    return posterior.log_count_evidence
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_the_filter_is_exact_in_the_drifting_program(drift: str) -> None:
+    """Pyro adds up all paths of all prompts; one of them is never observed."""
+    model = SuccessRate(PRIOR, grid=7, drift=DRIFTS[drift])
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    evidence = -elbo.loss(model.pyro_model, lambda history: None, History(COUNTS, SEEN))
+    assert evidence == pytest.approx(filtered_evidence(model), abs=1e-10)
+
+
+def test_a_bank_is_a_drift_that_the_whole_pool_has() -> None:
+    members = [bp.LogitRandomWalk(0.2), bp.Redraw(0.1), DRIFTS["active"]]
+    model = SuccessRate(PRIOR, grid=7, drift=bp.DriftBank(members))
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    evidence = -elbo.loss(model.pyro_model, lambda history: None, History(COUNTS, SEEN))
+    alone = [filtered_evidence(SuccessRate(PRIOR, grid=model.points().rate, drift=member)) for member in members]
+    # On rates that are given, masses are the trapezoidal rule's, as on those that the walk asks for.
+    assert evidence == pytest.approx(special.logsumexp(alone) - np.log(3), abs=1e-6)
+
+
+def test_the_filter_is_exact_in_the_program_without_a_drift() -> None:
+    """The rate integrated out by quadrature, with a unit mass at each atom."""
+    model = SuccessRate(PRIOR, grid=15)
+    nodes, weights = special.roots_hermitenorm(120)
+    inner = torch.sigmoid(torch.from_numpy(-0.3 + 1.2 * nodes))
+    rate = torch.cat([torch.zeros(1), inner, torch.ones(1)]).double()
+    mass = np.concatenate([[0.1], 0.85 * weights / weights.sum(), [0.05]])
+    total = 0.0
+    for prompt in range(COUNTS.shape[1]):
+        won, of = (each[:, prompt : prompt + 1].expand(-1, len(rate)) for each in (COUNTS, SEEN))
+        trace = poutine.trace(poutine.condition(model.pyro_model, {"rate": rate})).get_trace(History(won, of))
+        trace.compute_log_prob()
+        density = trace.nodes["rate"]["log_prob"]
+        torch.testing.assert_close(density, PRIOR.log_prob(rate))
+        total += np.log(mass @ trace.nodes["successes"]["log_prob"].sum(0).exp().numpy())
+    # Up to 26 rollouts of a prompt, which 13 points besides the atoms all but integrate.
+    assert filtered_evidence(model) == pytest.approx(total, abs=1e-6)
+
+
+def count_law(model: SuccessRate, group: int) -> np.ndarray:
+    """P(counts of two looks, one step apart), (G + 1, G + 1), from the tables."""
+    tables = model.lower_grid()
+    rates = tables.points.rate.repeat(tables.modes).numpy()
+    chance = stats.binom.pmf(np.arange(group + 1)[:, None], group, rates)
+    weights = np.full(len(tables.initial), 1 / len(tables.initial))
+    path = np.einsum("j,jk,jkl->kl", weights, tables.initial, tables.after_look(1.0))
+    return chance @ path @ chance.T
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_drifting_prior_predictive_has_the_law_of_the_tables(drift: str) -> None:
+    pyro.set_rng_seed(8)
+    model, prompts, group = SuccessRate(PRIOR, grid=7, drift=DRIFTS[drift]), 20_000, 2
+    successes = model.pyro_model(History(None, torch.full((2, prompts), group)))
+    assert successes.shape == (2, prompts) and successes.dtype == torch.int64
+    law = torch.from_numpy(count_law(model, group)).flatten()
+    frequency = torch.bincount(successes[0] * (group + 1) + successes[1], minlength=9).double() / prompts
+    # Six standard deviations, and a handful of draws where rare counts are not normal.
+    assert bool(((frequency - law).abs() <= 6 * (law * (1 - law) / prompts).sqrt() + 8 / prompts).all())
+
+
+def test_static_prior_predictive_is_that_of_the_prior() -> None:
+    pyro.set_rng_seed(9)
+    model, prompts = SuccessRate(PRIOR, grid=15), 20_000
+    successes = model.pyro_model(History(None, torch.full((2, prompts), 2)))
+    points = model.points()
+    chance = stats.binom.pmf(np.arange(3)[:, None], 2, points.rate.numpy())
+    law = torch.from_numpy((chance * points.mass.numpy()) @ chance.T).flatten()
+    frequency = torch.bincount(successes[0] * 3 + successes[1], minlength=9).double() / prompts
+    assert bool(((frequency - law).abs() <= 6 * (law * (1 - law) / prompts).sqrt() + 8 / prompts).all())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import bayes_prompt as bp
 from bayes_prompt.posteriors.beta import BetaBelief, BetaPosterior
+from bayes_prompt.posteriors.grid import GridPosterior
 from bayes_prompt.posteriors.progress import ProgressPosterior
 
 N = 6
@@ -23,6 +24,18 @@ EMISSIONS = {
     "beta_binomial": bp.BetaBinomialEmission(dist.Beta(torch.tensor([0.1, 2.0, 8.0]), torch.tensor([8.0, 2.0, 0.1]))),
     "partition": bp.PartitionEmission([0.0, 0.0, 1.0, 1.0]),
 }
+ATOMS = bp.priors.inflated(bp.priors.logit_normal(0.0, 1.5), zero=0.1, one=0.1)
+WALK = bp.LogitRandomWalk(0.5, 0.2)
+GRIDS = {
+    "forgets": bp.SuccessRate(ATOMS, decay=0.3, grid=7),
+    "forgets all": bp.SuccessRate(ATOMS, decay=0.0, grid=7),
+    "narrow": bp.SuccessRate(dist.Beta(1e6, 1e6), grid=7),
+    "walks": bp.SuccessRate(ATOMS, drift=WALK, grid=7),
+    "has modes": bp.SuccessRate(dist.Beta(1e-3, 1.0), drift=bp.Mixture(0.5, WALK, thaw=0.1), grid=5),
+    "drifts": bp.SuccessRate(ATOMS, drift=bp.DriftBank([WALK, bp.Redraw()]), grid=7, sharing=bp.EmpiricalBayes()),
+    "decays": bp.SuccessRate(ATOMS, decay=bp.DecayBank(), grid=7, sharing=bp.EmpiricalBayes()),
+}
+KINDS = ["published", "beta_binomial", "partition", "beta", "grid"]
 
 
 @st.composite
@@ -68,6 +81,27 @@ def check_beta(posterior: BetaBelief, step: int) -> None:
     assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
 
 
+def check_grid(posterior: GridPosterior, step: int) -> None:
+    belief = posterior.belief
+    assert bool(torch.isfinite(belief).all()) and bool((belief >= 0).all())
+    # Sums of as many products as there are states, and a division, on the way from the last look and in the look.
+    bound = 8 * posterior._belief.shape[1] * eps(posterior)
+    torch.testing.assert_close(belief.sum(1), torch.ones(N, dtype=posterior.dtype), rtol=0, atol=bound)
+    for figure in (
+        posterior.success_rate(),
+        posterior.informative_probability(8),
+        posterior.expected_variance(),
+        posterior.sample_success_rate(0, step),
+        posterior.look_index(8, 10.0),
+        posterior.informative_quantile(8, 0.7),
+    ):
+        assert bool(((figure >= 0) & (figure <= 1 + bound)).all())
+    weights = posterior.bank_weights()
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(weights), dtype=weights.dtype), rtol=0, atol=bound)
+    assert torch.isfinite(torch.tensor(posterior.log_count_evidence))
+
+
 def eps(posterior: bp.Posterior) -> float:
     return torch.finfo(posterior.dtype).eps
 
@@ -108,6 +142,20 @@ def test_beta_stays_positive(
         check_beta(posterior, step)
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, each) for name in GRIDS for each in BACKENDS if each != "triton" or name == "has modes"],
+)
+@settings(max_examples=8, deadline=None)
+@given(history=steps(), grouped=st.booleans())
+def test_grids_stay_beliefs(backend: str, name: str, grouped: bool, history: list[Any]) -> None:
+    posterior = GRIDS[name].posterior(N, backend=backend, groups=[0, 1, 2] * 2 if grouped else None)
+    assert isinstance(posterior, GridPosterior)
+    for step, (index, successes, trials, elapsed) in enumerate(history):
+        posterior.update(index, successes, trials, elapsed)
+        check_grid(posterior, step)
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     own_record=st.booleans(),
@@ -144,19 +192,26 @@ def test_ten_thousand_steps() -> None:
         bp.SuccessRate(dist.Beta(1e-3, 1.0), decay=decay, decay_unobserved=True).posterior(N, dtype=dtype)
         for decay, dtype in settings
     ]
+    grids = [GRIDS[name].posterior(N, dtype=dtype) for name in GRIDS for dtype in (torch.float32, torch.float64)]
     for _ in range(10_000):
         index = torch.randint(N, (2,), generator=generator)
         successes = torch.randint(9, (2,), generator=generator)
-        for posterior in (*progress, *beta):
+        for posterior in (*progress, *beta, *grids):
             posterior.update(index, successes, 8)
     for posterior in progress:
         check_progress(posterior)
+    for posterior in grids:
+        check_grid(posterior, 10_000)
     for posterior in beta:
         for parameter in (posterior.alpha, posterior.beta):
             assert bool(torch.isfinite(parameter).all()) and bool((parameter > 0).all())
 
 
-def make(kind: str, num_prompts: int, first_prompt: int = 0, **options: Any) -> ProgressPosterior | BetaPosterior:
+def make(
+    kind: str, num_prompts: int, first_prompt: int = 0, **options: Any
+) -> ProgressPosterior | BetaPosterior | GridPosterior:
+    if kind == "grid":
+        return GRIDS["walks"].posterior(num_prompts, first_prompt=first_prompt, **options)
     if kind == "beta":
         return bp.SuccessRate(dist.Beta(0.5, 1.5), decay=0.6, decay_unobserved=True).posterior(
             num_prompts, first_prompt=first_prompt, **options
@@ -173,7 +228,7 @@ def observations(num_prompts: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), cut=st.integers(0, 12))
 def test_order_within_a_batch_does_not_matter(kind: str, backend: str, seed: int, cut: int) -> None:
@@ -190,7 +245,7 @@ def test_order_within_a_batch_does_not_matter(kind: str, backend: str, seed: int
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["published", "beta_binomial", "partition", "beta"])
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31), cut=st.integers(1, 100))
 def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str, seed: int, cut: int) -> None:
@@ -205,7 +260,8 @@ def test_a_chunked_pool_is_the_whole_pool(kind: str, backend: str, seed: int, cu
         chunks[1].update(index[~low] - cut, successes[~low], 8)
     parts = {name: [chunk._tensors()[name] for chunk in chunks] for name in whole._tensors()}
     for name, tensor in whole._tensors().items():
-        together = parts[name][0] if name == "scale" else torch.cat(parts[name], dim=-1)  # one number for all rows
+        axis = next((axis for axis, size in enumerate(tensor.shape) if size == 101), None)
+        together = parts[name][0] if axis is None else torch.cat(parts[name], dim=axis)  # None: the same for all rows
         assert torch.equal(tensor, together), name
     draws = torch.cat([chunk.sample_success_rate(seed, 9) for chunk in chunks])
     assert torch.equal(whole.sample_success_rate(seed, 9), draws)

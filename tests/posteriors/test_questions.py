@@ -12,6 +12,8 @@ from scipy import integrate, stats
 
 import bayes_prompt as bp
 
+WALK = bp.LogitRandomWalk(0.3)
+
 
 def beta_prior(alpha: float, beta: float) -> dist.Beta:
     """In float64: torch would round plain numbers to float32 first."""
@@ -138,10 +140,19 @@ def test_warm_start_shapes_the_belief_only() -> None:
 
 def test_answers_keep_their_precision_inside_autocast() -> None:
     """Trainers select and log inside it; a bfloat16 score would tie prompts that differ."""
-    selector = bp.recipes.dps(num_prompts=9, batch_size=2)
+    model = bp.SuccessRate(drift=bp.DriftBank([WALK, bp.Redraw()]), grid=9, sharing=bp.EmpiricalBayes())
+    on_grid = bp.PromptSelector(model.posterior(9), bp.acquisition.LookIndex(), batch_size=2, seed=0)
+    for selector in (bp.recipes.dps(num_prompts=9, batch_size=2), on_grid):
+        ask_inside_autocast(selector)
+
+
+def ask_inside_autocast(selector: bp.PromptSelector) -> None:
     selector.update([0, 1], successes=[1, 2], trials=3)
     posterior = selector.posterior
     questions = [
+        lambda: posterior.look_index(4, 10.0),
+        lambda: posterior.look_gain(4, 0.5),
+        lambda: posterior.informative_quantile(4, 0.7),
         posterior.success_rate,
         posterior.expected_variance,
         posterior.entropy,
@@ -165,7 +176,7 @@ def test_priors_that_are_being_learnt_make_an_ordinary_posterior() -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
 def test_seeds_and_steps_of_numpy(backend: str) -> None:
-    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0))):
+    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0)), bp.SuccessRate(drift=WALK, grid=9)):
         posterior = model.posterior(5, backend=backend)
         drawn = posterior.sample_success_rate(np.int64(3), np.uint32(7))
         assert torch.equal(drawn, posterior.sample_success_rate(3, 7))
@@ -175,7 +186,7 @@ def test_seeds_and_steps_of_numpy(backend: str) -> None:
 
 
 def test_group_sizes_of_prompts_are_checked() -> None:
-    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0))):
+    for model in (bp.SolvingProgress(), bp.SuccessRate(dist.Beta(1.0, 1.0)), bp.SuccessRate(drift=WALK, grid=9)):
         posterior = model.posterior(5)
         with pytest.raises(ValueError, match="trials must have 5 entries, one for each prompt asked about; got 3"):
             posterior.informative_probability(torch.tensor([1, 2, 3]))

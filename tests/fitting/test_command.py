@@ -1,0 +1,87 @@
+"""`bayes-prompt fit` and `bayes-prompt compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bayes_prompt.fitting import command
+from bayes_prompt.fitting.families import FAMILIES, read
+from bayes_prompt.fitting.fit import METHODS
+from bayes_prompt.fitting.predictions import replicate
+from bayes_prompt.history import History
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    trials = torch.full((6, 20), 8)
+    History(replicate(FAMILIES["mopps"].declare(), trials, 0), trials).write_jsonl(tmp_path / "history.jsonl")
+    return tmp_path / "history.jsonl"
+
+
+def run(name: str, *arguments: str) -> int:
+    parser = argparse.ArgumentParser(prog=name)
+    {"fit": command.configure_fit, "compare": command.configure_compare}[name](parser)
+    act = {"fit": command.act_fit, "compare": command.act_compare}[name]
+    return act(parser.parse_args(arguments))
+
+
+def test_names_are_those_of_the_families_and_methods() -> None:
+    assert tuple(FAMILIES) == command.MODELS and METHODS == command.METHODS
+
+
+def test_fit_prints_what_it_found(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recorded.parent / "model.json"
+    assert run("fit", str(recorded), "--model", "mopps", "--fix", "a=1", "--out", str(out)) == 0
+    said = capsys.readouterr().out
+    assert "decay" in said and "97.5%" in said and "bp.SuccessRate(dist.Beta(1, " in said
+    assert read(out).decay == json.loads(out.read_text())["parameters"]["decay"]["mean"]
+
+
+def test_fit_prints_json_alone(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", str(recorded), "--model", "mopps", "--method", "map", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["family"] == "mopps"
+
+
+def test_compare_prints_models_and_checks(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", str(recorded), "--models", "mopps,dps", "--replicates", "3", "--fit") == 0
+    said = capsys.readouterr().out
+    assert "10 prompts, 60 looks" in said  # every second one
+    assert said.index("mopps") < said.index("dps") and "unsolved -> partial" in said and "solved again" in said
+
+
+def test_compare_takes_files_and_prints_json_alone(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(recorded.parent / "model.json")
+    assert run("fit", str(recorded), "--model", "static", "--method", "map", "--out", out) == 0
+    capsys.readouterr()
+    assert run("compare", str(recorded), "--models", f"{out},walk", "--replicates", "0", "--json") == 0
+    assert {score["name"] for score in json.loads(capsys.readouterr().out)["scores"]} == {out, "walk"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "nowhere.parquet"), "argument HISTORY: there is no file 'nowhere.parquet'"),
+        (("fit", "HISTORY", "--fix", "x=1"), "x is no parameter of 'walk'"),
+        (("fit", "HISTORY", "--out", "."), "argument --out: '.' is a folder"),
+        (("compare", "nowhere.jsonl"), "argument HISTORY: there is no file"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    arguments: tuple[str, ...], message: str, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*(str(recorded) if each == "HISTORY" else each for each in arguments)) == 2
+    caught = capsys.readouterr()
+    assert message in caught.err and caught.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("--models", "nothing"), ("--models", "dps,dps"), ("--replicates", "-1")])
+def test_bad_options_are_refused(arguments: tuple[str, ...], recorded: Path) -> None:
+    with pytest.raises(SystemExit):
+        run("compare", str(recorded), *arguments)
+    with pytest.raises(SystemExit):
+        run("fit", str(recorded), "--fix", "decay")

@@ -1,0 +1,211 @@
+"""Comparisons: who is found, how sure that is, and what histories are checked by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import bayes_prompt as bp
+from bayes_prompt.fitting import predictions, statistics
+from bayes_prompt.fitting.compare import compare
+from bayes_prompt.history import History
+from bayes_prompt.models import priors
+from bayes_prompt.models.drift import LogitRandomWalk, Mixture, Redraw
+from bayes_prompt.models.kalman import LogitGaussian
+from bayes_prompt.models.seeding import seeded
+
+S, NORMAL = bp.SuccessRate, priors.logit_normal(0.0, 1.5)
+STICKY = dist.Dirichlet(torch.ones(3, 3).double() + 8 * torch.eye(3).double())
+EIGHT = {
+    "fixed": bp.SolvingProgress(STICKY, learn=False),
+    "learned": bp.SolvingProgress(decay=1.0),
+    "beta": S(dist.Beta(1.0, 1.0)),
+    "inflated": S(priors.inflated(dist.Beta(1.0, 1.0), 0.1, 0.1)),
+    "walk": S(NORMAL, drift=LogitRandomWalk(0.3)),
+    "trend": S(NORMAL, drift=LogitRandomWalk(0.3, 0.05)),
+    "redraw": S(dist.Beta(1.0, 1.0), drift=Redraw(0.05)),
+    "mixture": S(NORMAL, drift=Mixture(0.5, LogitRandomWalk(0.3))),
+}
+
+
+def from_program(model: Any, steps: int, prompts: int, seed: int) -> History:
+    """A history drawn by the declaration's own Pyro program."""
+    trials = torch.full((steps, prompts), 8)
+    with seeded(seed, torch.device("cpu")):
+        found = model.pyro_model(History(None, trials))
+    return History(found if isinstance(found, Tensor) else found.successes, trials)
+
+
+def found(truth: str, steps: int, prompts: int, seed: int) -> bool:
+    history = from_program(EIGHT[truth], steps, prompts, seed)
+    return compare(history, EIGHT, replicates=0).best == truth
+
+
+@pytest.mark.parametrize("truth", EIGHT)
+def test_count_evidence_finds_the_true_model(truth: str) -> None:
+    assert found(truth, 25, 150, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", EIGHT)
+def test_it_does_so_in_nine_of_ten_histories(truth: str) -> None:
+    assert sum(found(truth, 50, 500, seed) for seed in range(10)) >= 9
+
+
+def test_errors_are_those_of_prompts_drawn_anew() -> None:
+    history = from_program(EIGHT["walk"], 12, 60, seed=0)
+    trials = history.trials * (torch.rand(12, 60, generator=torch.Generator().manual_seed(0)) < 0.5)
+    history = History(torch.minimum(history.successes, trials), trials)  # type: ignore[type-var]
+    models = {name: EIGHT[name] for name in ("walk", "beta")}
+    second = compare(history, models, replicates=0).scores[1]
+    by_prompt = {name: predictions.predicted(model, history)[0].sum(0) for name, model in models.items()}
+    best = by_prompt[compare(history, models, replicates=0).best]
+    looks = (trials > 0).sum(0).double()
+    for values, value, error in (
+        (by_prompt[second.name], second.per_look, second.error),
+        (by_prompt[second.name] - best, second.difference, second.difference_error),
+    ):
+        whole = float(values.sum() / looks.sum())
+        left_out = torch.stack([(values.sum() - v) / (looks.sum() - n) for v, n in zip(values, looks, strict=True)])
+        jackknife = float((59 / 60 * (left_out - left_out.mean()).square().sum()).sqrt())
+        assert value == pytest.approx(whole, rel=1e-12)
+        assert error == pytest.approx(jackknife, rel=0.05)  # the two differ by terms of the order of 1 / prompts
+
+
+def test_a_model_does_not_differ_from_itself_and_zero_chances_rank_last() -> None:
+    history = from_program(EIGHT["beta"], 5, 20, seed=0)
+    sure = bp.SolvingProgress(priors.local(), initial=priors.one_hot_initial(0))
+    result = compare(history, {"sure": sure, "one": EIGHT["beta"], "two": EIGHT["beta"]}, replicates=0)
+    assert [score.name for score in result.scores] == ["one", "two", "sure"]
+    assert result.scores[1].difference == 0 and result.scores[1].difference_error == 0
+    assert result.scores[2].unexpected > 0 and result.scores[0].unexpected == 0
+    assert (result.prompts, result.looks) == (20, 100)
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["scores"][0]["name"] == "one"
+
+
+@pytest.mark.parametrize("name", ["fixed", "learned", "inflated", "mixture"])
+def test_posteriors_are_asked_for_what_filters_tell(name: str) -> None:
+    history = from_program(EIGHT[name], 8, 15, seed=0)
+    trials = history.trials - torch.arange(15) % 3
+    history = History(torch.minimum(history.successes, trials), trials)  # type: ignore[type-var]
+    model = EIGHT[name]
+    ours, theirs = predictions.predicted(model, history)[0], predictions._asked(model, history)[0]
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert torch.equal(predictions._by_filter(model, trials, 3), predictions._by_posterior(model, trials, 3))
+
+
+def test_any_declaration_can_be_compared() -> None:
+    history = from_program(EIGHT["walk"], 6, 30, seed=0)
+    model = LogitGaussian(drift=0.3)
+    chances, _ = predictions.predicted(model, history)
+    posterior = model.posterior(30, dtype=torch.float64)
+    for successes, trials in zip(history.successes, history.trials, strict=True):  # type: ignore[arg-type]
+        posterior.update(torch.arange(30), successes, trials)
+    assert float(chances.sum()) == pytest.approx(posterior.log_count_evidence, rel=1e-12)
+    scores = compare(history, {"kalman": model, "walk": EIGHT["walk"]}, replicates=3).scores
+    assert all(len(score.checks) > 10 for score in scores)
+
+
+def test_replicates_come_from_the_law_of_the_program() -> None:
+    trials = torch.full((10, 2000), 4)
+    for name in ("walk", "fixed", "redraw"):
+        ours = predictions.replicate(EIGHT[name], trials, 5)
+        assert torch.equal(ours, predictions.replicate(EIGHT[name], trials, 5))
+        with seeded(1, torch.device("cpu")):
+            made = EIGHT[name].pyro_model(History(None, trials))
+        theirs = made if isinstance(made, Tensor) else made.successes
+        for figure in (
+            lambda s: s[-1] / 4,
+            lambda s: s[0] * s[-1] / 16,
+            lambda s: ((s > 0) & (s < 4)).double().mean(0),
+        ):
+            one, other = figure(ours).double(), figure(theirs).double()
+            error = ((one.var() + other.var()) / 2000).sqrt()
+            assert abs(float(one.mean() - other.mean())) < 4.5 * float(error)
+
+
+def test_draws_do_not_depend_on_other_prompts() -> None:
+    trials = torch.full((6, 20), 8)
+    whole = predictions.replicate(EIGHT["walk"], trials, 1)
+    assert torch.equal(predictions.replicate(EIGHT["walk"], trials[:, :7], 1), whole[:, :7])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    steps, prompts = draw(st.integers(1, 9)), draw(st.integers(1, 5))
+    cells = st.integers(0, 3).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
+    table = draw(st.lists(cells, min_size=steps * prompts, max_size=steps * prompts))
+    successes, trials = torch.tensor(table).reshape(steps, prompts, 2).unbind(2)
+    return successes, trials
+
+
+@given(histories())
+def test_figures_are_counted_as_one_would_by_hand(case: tuple[Tensor, Tensor]) -> None:
+    successes, trials = case
+    steps, prompts = trials.shape
+    window = statistics._windows(steps).tolist()
+    mixed: dict[int, list[float]] = {part: [] for part in range(max(window) + 1)}
+    moves = [[0] * 3 for _ in range(3)]
+    again: list[list[float]] = [[] for _ in statistics.GAPS]
+    for prompt in range(prompts):
+        before, since = None, None
+        for step in range(steps):
+            won, made = int(successes[step, prompt]), int(trials[step, prompt])
+            if made == 0:
+                continue
+            state = 0 if won == 0 else 2 if won == made else 1
+            mixed[window[step]].append(float(state == 1))
+            if before is not None:
+                moves[before][state] += 1
+            if since is not None:
+                since += 1
+                for place, (low, high) in enumerate(statistics.GAPS):
+                    if low <= since and (high is None or since <= high):
+                        again[place].append(float(state == 2))
+            if state == 2:
+                since = 0
+            before = state
+    mean = lambda values: sum(values) / len(values) if values else float("nan")  # noqa: E731
+    expected = [*map(mean, mixed.values()), *(float(n) for row in moves for n in row), *map(mean, again)]
+    figures = statistics._figures(successes, trials, statistics._windows(steps))
+    assert torch.allclose(figures, torch.tensor(expected).double(), equal_nan=True)
+    assert len(statistics._labels(steps)) == len(figures)
+
+
+def test_p_values_are_small_for_the_wrong_model_alone() -> None:
+    history = from_program(EIGHT["redraw"], 20, 100, seed=2)
+    result = compare(history, {name: EIGHT[name] for name in ("redraw", "beta")}, replicates=40)
+    checks = {score.name: {check.label: check for check in score.checks} for score in result.scores}
+    # Under the right model each of 18 is outside once in twenty times. No rate that stays goes from 0 to 8 of 8.
+    assert sum(check.outside for check in checks["redraw"].values()) <= 6
+    jump = checks["beta"]["unsolved -> solved"]
+    assert jump.outside and jump.observed > jump.high and jump.p_value == 2 / 41
+    assert not checks["redraw"]["unsolved -> solved"].outside
+    check = result.scores[0].checks[0]
+    assert check.low <= check.expected <= check.high and 0 < check.p_value <= 1
+
+
+def test_what_cannot_be_compared_is_refused_by_name() -> None:
+    history = from_program(EIGHT["beta"], 2, 3, seed=0)
+    with pytest.raises(ValueError, match="models must be one declaration or more"):
+        compare(history, {})
+    with pytest.raises(TypeError, match=r"models\['x'\] must be a declaration"):
+        compare(history, {"x": 3})
+    with pytest.raises(ValueError, match="history must have successes and looks"):
+        compare(History(None, history.trials), EIGHT)
+    with pytest.raises(ValueError, match="replicates must be at least 0"):
+        compare(history, EIGHT, replicates=-1)
+
+
+def test_one_prompt_has_no_standard_error(tmp_path: Path) -> None:
+    history = from_program(EIGHT["beta"], 4, 1, seed=0)
+    score = compare(history, {"beta": EIGHT["beta"]}, replicates=2).scores[0]
+    assert score.error != score.error
