@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import bayes_prompt.recipes as recipes
     import bayes_prompt.simulate as simulate
     from bayes_prompt.errors import CannotLower, CheckpointError, PromptShortage
+    from bayes_prompt.fitting.compare import Comparison, compare
+    from bayes_prompt.fitting.evidence import log_count_evidence
+    from bayes_prompt.fitting.fit import fit
+    from bayes_prompt.fitting.results import FitResult
     from bayes_prompt.history import History
     from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
@@ -43,11 +47,13 @@ __all__ = [
     "BetaBinomialEmission",
     "CannotLower",
     "CheckpointError",
+    "Comparison",
     "DecayBank",
     "Drift",
     "DriftBank",
     "Emission",
     "EmpiricalBayes",
+    "FitResult",
     "FixedTransition",
     "GenerativeDifficulty",
     "History",
@@ -65,7 +71,10 @@ __all__ = [
     "SolvingProgress",
     "SuccessRate",
     "acquisition",
+    "compare",
     "embedding",
+    "fit",
+    "log_count_evidence",
     "priors",
     "recipes",
     "replay",
@@ -78,11 +87,13 @@ _HOME = {
     "BetaBinomialEmission": "bayes_prompt.models.emission",
     "CannotLower": "bayes_prompt.errors",
     "CheckpointError": "bayes_prompt.errors",
+    "Comparison": "bayes_prompt.fitting.compare",
     "DecayBank": "bayes_prompt.models.banks",
     "Drift": "bayes_prompt.models.drift",
     "DriftBank": "bayes_prompt.models.banks",
     "Emission": "bayes_prompt.models.emission",
     "EmpiricalBayes": "bayes_prompt.models.sharing",
+    "FitResult": "bayes_prompt.fitting.results",
     "FixedTransition": "bayes_prompt.models.drift",
     "GenerativeDifficulty": "bayes_prompt.models.difficulty",
     "History": "bayes_prompt.history",
@@ -99,6 +110,9 @@ _HOME = {
     "ReplayResults": "bayes_prompt.replays.results",
     "SolvingProgress": "bayes_prompt.models.progress",
     "SuccessRate": "bayes_prompt.models.success_rate",
+    "compare": "bayes_prompt.fitting.compare",
+    "fit": "bayes_prompt.fitting.fit",
+    "log_count_evidence": "bayes_prompt.fitting.evidence",
     "replay": "bayes_prompt.replays.protocol",
 }
 _MODULES = {

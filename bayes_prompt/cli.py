@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_prompt.fitting import command as fitting_command
 from bayes_prompt.replays import command as replay_command
 
 if TYPE_CHECKING:
@@ -376,6 +377,22 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 
 COMMANDS = (
+    Command(
+        "fit",
+        fitting_command.FIT_HELP,
+        "replay",
+        fitting_command.NEEDS,
+        fitting_command.configure_fit,
+        fitting_command.act_fit,
+    ),
+    Command(
+        "compare",
+        fitting_command.COMPARE_HELP,
+        "replay",
+        fitting_command.NEEDS,
+        fitting_command.configure_compare,
+        fitting_command.act_compare,
+    ),
     Command(
         "replay", replay_command.HELP, "replay", replay_command.NEEDS, replay_command.configure, replay_command.act
     ),

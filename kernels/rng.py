@@ -38,7 +38,7 @@ CONTEXT = 5  # the latent contexts of a prediction of difficulty
 CONTEXT_DRAW = 6  # that of a Thompson draw
 LEARNING = 7  # what gradient steps draw
 LOGIT = 8  # the logit of a Thompson draw
-# 253 to 255 are of simulated worlds, so that their luck has nothing to do with a selector's.
+# 252 to 255, counted down, are of simulated worlds and histories: their luck has nothing to do with a selector's.
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -144,7 +144,8 @@ class RevisitFloor(Acquisition):
     A starvation guard: the longest absent come first, as many as `share` of a batch has room for, and only those absent
     for at least `absence` steps. Source of the need: greedy picks starve prompts for good, and some come back unsolved.
 
-    acquisition: whose scores count otherwise. absence: steps, at least 1. share: of a batch, in [0, 1].
+    acquisition: whose scores count otherwise. absence: steps, at least 1. share: of a batch, in [0, 1]; at least one
+    place, unless it is 0.
     """
 
     acquisition: Acquisition
@@ -165,7 +166,7 @@ class RevisitFloor(Acquisition):
 
     def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, longest absent first."""
-        places = round(self.share * batch)
+        places = max(1, round(self.share * batch)) if self.share else 0
         absent = posterior.step - posterior.last_observed
         if not places or posterior.step < self.absence or not bool((absent >= self.absence).any()):
             return self.acquisition.ranking(posterior, seed, step, batch)

@@ -59,7 +59,7 @@ class GridFilter(TableFilter):
             evidence = self._learned(evidence, members * likelihood, seen)
         elif self._forgets:
             kept = self._forgotten(belief)
-            belief = torch.einsum("j,jns->ns", torch.softmax(evidence, 0), kept)
+            belief = torch.einsum("j,jns->ns", self._weights(evidence), kept)
             if len(kept) > 1:
                 evidence = self._learned(evidence, kept * likelihood, seen)
         total, possible, after = self.condition(belief, likelihood)
@@ -80,7 +80,12 @@ class GridFilter(TableFilter):
 
     def _belief(self, members: Tensor, evidence: Tensor) -> Tensor:
         """(N, states), averaged over drifts."""
-        return members[0] if len(members) == 1 else torch.einsum("j,jns->ns", torch.softmax(evidence, 0), members)
+        return members[0] if len(members) == 1 else torch.einsum("j,jns->ns", self._weights(evidence), members)
+
+    def _weights(self, evidence: Tensor) -> Tensor:
+        """Of the bank's members (J,)."""
+        floor = 0.0 if self._bank is None else self._bank.floor
+        return (1 - floor) * torch.softmax(evidence, 0) + floor / len(evidence)
 
     def _learned(self, evidence: Tensor, joint: Tensor, seen: Tensor) -> Tensor:
         """The bank's evidence (J,) after a step, given belief times likelihood of each member (J, N, states)."""

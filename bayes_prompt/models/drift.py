@@ -38,10 +38,10 @@ class Drift(ABC):
 
     @abstractmethod
     def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
-        """(modes * K, modes * K) float64 [from, to], rows that sum to one: a step of `elapsed` time, 0 or more."""
+        """(S, S) float64 [from, to], over S = modes * K states, of a step of `elapsed` time; rows sum to one."""
 
     def after_look(self, points: Points, elapsed: float = 1.0) -> Tensor:
-        """The same for the step in which a prompt was rolled out, and trained on; by default no different."""
+        """The same (S, S) for the step in which a prompt was rolled out, and trained on; by default no different."""
         return self.transition(points, elapsed)
 
     @abstractmethod
@@ -56,11 +56,13 @@ class LogitRandomWalk(Drift):
     With `repulsion`, rates are driven from the middle to the ends, as training does where one right answer brings more
     of them: the mean move is trend + repulsion * tanh(logit / 2) = trend + repulsion * (2 rate - 1).
 
-    On a grid: jumps to the neighbours at such rates that mean and variance are these, between ends that reflect. Atoms
-    at 0 and 1 stay. Source: KGPS (arXiv 2607.27610), whose process noise follows the policy's change: tell `elapsed`.
+    On a grid: jumps to the neighbours at such rates that the mean is this, and the variance, too, where the trend is
+    small beside scale**2 over the distance of two points (else it is more); ends reflect, atoms at 0 and 1 stay.
+    Source: KGPS (arXiv 2607.27610), whose process noise follows the policy's change: tell `elapsed`.
 
     Args:
-        scale: standard deviation after one unit of time, at least 0; a number or a tensor (), which gradients reach.
+        scale: standard deviation after one unit of time, at least 0; a number or a tensor of shape (), which gradients
+            reach.
         trend: mean after one unit of time; likewise.
         repulsion: what is added to it at a rate of 1, and taken from it at a rate of 0; likewise.
 
@@ -108,7 +110,8 @@ class Redraw(Drift):
     """Sticky rates: mostly a rate stays, and now and then a new one is drawn from the prior.
 
     Args:
-        probability: of a new rate within one unit of time, in [0, 1); a number or a tensor (), which gradients reach.
+        probability: of a new rate within one unit of time, in [0, 1); a number or a tensor of shape (), which gradients
+            reach.
 
     Raises ValueError or TypeError for a number out of range.
     """

@@ -65,8 +65,9 @@ def lower(prior: Distribution, grid: int | Tensor, reach: float) -> Points:
     """A prior on points. Gradients reach its parameters through `mass`, where the points do not follow from the prior.
 
     Without a drift (`reach` = 0) and with a number of points, the points are a Gauss quadrature of the prior: filtering
-    with the counts of up to 2 K - 2 rollouts is exact, whatever the prior, and as good as exact with more. Beliefs that
-    drift leave the prior's neighbourhood: there points are even in the logit, as wide as the prior and as `reach`.
+    with the counts of up to 2 K - 2 rollouts is exact for a prior with a smooth density, and as good as exact with
+    more. Beliefs that drift leave the prior's neighbourhood: there points are even in the logit, as wide as the prior
+    and as `reach`.
 
     Args:
         prior: over [0, 1], see `WHAT_WORKS`. Atoms of an `Inflated` prior get points of their own among the K.

@@ -48,7 +48,7 @@ class Inflated(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean rate ()."""
+        """The mean rate, of shape ()."""
         return self.one + (1 - self.zero - self.one) * self.base.mean
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - as torch has it
@@ -76,7 +76,7 @@ class Inflated(TorchDistribution):
 
 
 def logit_normal(mean: float | Tensor, deviation: float | Tensor) -> Any:
-    """The law of a rate whose logit is Normal; `mean` and `deviation` are numbers or tensors ()."""
+    """The law of a rate whose logit is Normal; `mean` and `deviation` are numbers or tensors of shape ()."""
     location, scale = checks.scalar("mean", mean), checks.scalar("deviation", deviation)
     checks.entries("mean", location, location.isfinite(), "must be finite")
     checks.entries("deviation", scale, scale.isfinite() & (scale > 0), "must be positive and finite")
@@ -118,7 +118,7 @@ class Histogram(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean rate ()."""
+        """The mean rate, of shape ()."""
         return (self.weights * (self.edges[1:] + self.edges[:-1]) / 2).sum()
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - as torch has it

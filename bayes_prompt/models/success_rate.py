@@ -82,7 +82,8 @@ class SuccessRate:
         decay_unobserved: let prompts forget also in the steps in which they were not observed; Beta beliefs only.
         drift: how rates move between steps: a `Drift`, or a `DriftBank` of several, weighted online.
         grid: K, the number of points, or the success rates themselves, (K,) ascending; None: a Beta belief where that
-            is exact, else 41 points. Without a drift, counts of up to 2 K - 2 rollouts are filtered exactly.
+            is exact, else 41 points. Without a drift, counts of up to 2 K - 2 rollouts are filtered
+            exactly, if the prior has a smooth density.
         sharing: on a grid, learn the prior of unobserved prompts from the others, by group; None leaves it as declared.
 
     Raises:

@@ -416,32 +416,33 @@ class Posterior(metaclass=_Outlasting):
     def _warm_start(self, counts: Counts) -> None:
         """Shape the belief by counts that were known before training."""
 
+    @abstractmethod
     def _point_mass(self, index: Tensor) -> Tensor:
         """The belief as probabilities (B, Q) of Q points, such as hidden states or success rates, float64."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
 
+    @abstractmethod
     def _point_worth(self, trials: int) -> Tensor:
         """P(0 < successes < trials) at each of these points, (Q,) float64."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
 
     def _point_later(self, trials: int, index: Tensor) -> Tensor:
         """The same one step later, expected at each of the points now: (Q,), or (B, Q) where prompts differ."""
         return self._point_worth(trials)
 
+    @abstractmethod
     def _point_chance(self, trials: int) -> Tensor:
         """P(successes) at each of the points, (trials + 1, Q) float64."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a look would teach")
 
     # Shared inner workings
 
     def _looked(self, trials: int, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """`answer` (N,) from P(informative) now (B,), and chance and worth (B, O) of the outcomes of a look."""
         trials = checks.group_size("trials", trials)
-        chances, worth = self._point_chance(min(trials, looks.MOST_ROLLOUTS)), self._point_worth(trials)
+        chances = self._point_chance(min(trials, looks.MOST_ROLLOUTS))
         out = torch.empty(self.num_prompts, dtype=self.dtype, device=self.device)
         for part in self._chunks():
             mass, later = self._point_mass(part), self._point_later(trials, part)
-            out[part] = answer(mass @ worth, mass @ chances.T, (mass * later) @ chances.T).to(self.dtype)
+            now = self.informative_probability(trials, part).double()
+            out[part] = answer(now, mass @ chances.T, (mass * later) @ chances.T).to(self.dtype)
         return out
 
     def _chunks(self) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import bayes_prompt as bp
 from bayes_prompt.acquisition import Acquisition, Objective
 
-SELF_MAPPED = ("testbed/", "embedding/", "replays/", "simulate/")
+SELF_MAPPED = ("testbed/", "embedding/", "replays/", "simulate/", "fitting/")
 
 
 @pytest.fixture(scope="module")

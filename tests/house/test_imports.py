@@ -24,6 +24,10 @@ MAY_IMPORT = {
     "models": {"errors", "history", "checkpoint"},
     "recent": {"errors", "checkpoint"},
     "posteriors": {"errors", "checkpoint", "history", "kernels", "models", "transfer"},
+    "fitting": {
+        *("errors", "files", "history", "models", "posteriors"),
+        *("kernels.rng", "kernels.tally", "kernels.progress_filter"),
+    },
     "embedding": {"files", "posteriors.checks"},
     "acquisition": {"errors", "kernels", "posteriors.base", "posteriors.checks"},
     "identities": {"errors"},
@@ -36,7 +40,15 @@ MAY_IMPORT = {
         *("identities", "in_flight", "metrics", "explanation", "selector_state", "transfer", "recent"),
     },
     "recipes": {"errors", "models", "posteriors", "acquisition", "selector", "embedding"},
-    "simulate": {"history", "kernels.rng", "models.checks", "models.seeding", "posteriors.checks", "selector", "recipes"},
+    "simulate": {
+        "history",
+        "kernels.rng",
+        "models.checks",
+        "models.seeding",
+        "posteriors.checks",
+        "selector",
+        "recipes",
+    },
     "recorder": {"files", "history", "history_files", "posteriors.base", "posteriors.checks", "selector"},
     "replays": {"files", "history", "history_files", "posteriors.checks", "selector", "recipes"},
     "trainers": {"errors", "checkpoint", "history", "posteriors.checks", "selector", "recipes"},
@@ -54,14 +66,26 @@ MAY_IMPORT = {
         "trainers",
     },
     "bench": {"kernels", "posteriors", "models", "acquisition", "selector", "recipes", "files"},
-    "cli": {"errors", "files", "history", "kernels.backend", "selector", "recipes", "trainers", "testbed", "bench", "replays"},
+    "cli": {
+        "errors",
+        "files",
+        "history",
+        "kernels.backend",
+        "selector",
+        "recipes",
+        "trainers",
+        "testbed",
+        "bench",
+        "replays",
+        "fitting",
+    },
 }
 # The facade: importing names from it is what users do, and what code below it must not do.
 FACADE_FOR = {"trainers", "testbed", "bench", "cli"}
 
 # Packages that take long to import, and the modules (loaded when first used) that may import them at their top.
 HEAVY = {
-    "pyro": ("models.*", "recipes", "simulate", "simulate.*"),
+    "pyro": ("models.*", "recipes", "simulate", "simulate.*", "fitting.*"),
     "triton": ("kernels.*.triton", "kernels.*.triton_*", "kernels.rng_triton", "kernels.shortlist_triton"),
     "numba": ("kernels.*.cpu", "kernels.*.cpu_product", "kernels.rng_cpu", "kernels.threads", "kernels.instructions"),
     "trl": ("trainers.trl", "testbed.*"),

@@ -18,7 +18,8 @@ import torch
 
 import bayes_prompt as bp
 
-OPEN = ("posteriors", "trainers", "testbed", "replays", "simulate")  # packages whose modules are public, but for these helpers
+# Packages whose modules are public, but for these helpers.
+OPEN = ("posteriors", "trainers", "testbed", "replays", "simulate", "fitting")
 HELPERS = {"checks"}
 MODULES = [
     *("history", "errors", "checkpoint", "identities", "in_flight", "metrics", "selector", "recipes", "cli"),
@@ -26,7 +27,8 @@ MODULES = [
     *("models.difficulty", "models.networks", "models.online_svi", "models.distributions", "recent", "embedding"),
     *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
     *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select", "acquisition.exploration"),
-    *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "models.kalman", "history_files", "recorder"),
+    *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "models.kalman"),
+    *("history_files", "recorder"),
 ]
 
 # Something that reads as a shape: (N,), (B, G), (K, K, N), (num_steps, ...).
