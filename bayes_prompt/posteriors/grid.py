@@ -85,6 +85,7 @@ class GridPosterior(Posterior):
         self._belief = torch.zeros(num_prompts, states, dtype=dtype, device=self.device)
         self._slot = -1 - self._kin.cluster  # see kernels.grid_filter
         self._answer: tuple[Tensor, Tensor] | None = None
+        self._answer_as_stored: tuple[Tensor, Tensor] | None = None
 
     @property
     def grid(self) -> Tensor:
@@ -163,8 +164,7 @@ class GridPosterior(Posterior):
             "first_looks_alike": self._unseen.of_like,
             "sharing_evidence": self._unseen.evidence,
             "bank_evidence": self._weights.evidence,
-            "propagators": self._propagators.by_age,
-            "rested": self._propagators.rested,
+            "propagators": self._propagators.products,
             "window": self._propagators.window,
         }
 
@@ -175,7 +175,7 @@ class GridPosterior(Posterior):
         seen = slot >= 0
         if not bool(torch.where(seen, slot < (now + 2) * self._tables, slot == -1 - self._kin.cluster).all()):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
-        for name in ("belief", "unseen_prior", "first_looks", "first_looks_alike", "propagators", "rested"):
+        for name in ("belief", "unseen_prior", "first_looks", "first_looks_alike", "propagators"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
         total = tensors["belief"].double().sum(1)
         bad = seen & ((total - 1).abs() > 1e-3)
@@ -184,7 +184,7 @@ class GridPosterior(Posterior):
             raise CheckpointError(f"posterior.tensors.belief of prompt {row} sums to {float(total[row])}, not to 1")
 
     def _forget_answers(self) -> None:
-        self._answer = None
+        self._answer = self._answer_as_stored = None
 
     def _apply(self, counts: Counts, elapsed: float) -> Observations:
         moves, _ = self._propagators.transitions(elapsed)  # may refuse, so it comes before anything changes
@@ -240,7 +240,7 @@ class GridPosterior(Posterior):
         status = torch.empty_like(counts.index, dtype=torch.int32)
         chance = torch.empty(len(cast), dtype=self.dtype, device=self.device)
         prior = None if decay == 1 else self._cast(self._unseen.prior[0])
-        by_slot, unseen = map(self._cast, self._carried())
+        by_slot, unseen = self._carried_as_stored()
         self._kernel("grid_filter").advance(
             self._belief, self._slot, by_slot, unseen, counts.index, cast, now, None, chance, status, decay, prior
         )
@@ -273,9 +273,8 @@ class GridPosterior(Posterior):
         """Log chances (J, M) of what was observed at distinct rows (M,), under each drift; likelihood: (M, states)."""
         slot = self._slot[rows].long()
         outcome, which = likelihood.unique(dim=0, return_inverse=True)
-        steps, step = (slot // self._tables).clamp(min=0).unique(return_inverse=True)
-        carried = self._propagators.by_slot()[:, steps]  # (J, steps, states, states)
-        pulled = (carried @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
+        step = (slot // self._tables).clamp(min=0)
+        pulled = (self._propagators.by_slot() @ outcome.T).transpose(2, 3)[:, step, which]  # (J, M, states)
         seen = (pulled * self._belief[rows].double()).sum(2)
         unseen = (self._of_rows(self._unseen.beliefs(), rows) * likelihood).sum(2)
         return torch.where(slot >= 0, seen, unseen).clamp(min=_LEAST_CHANCE).log()
@@ -283,8 +282,8 @@ class GridPosterior(Posterior):
     def _settle(self) -> None:
         """Write the beliefs of the older half of the steps forward, and count the steps anew."""
         tables, half = self._tables, CAPACITY // 2
-        by_slot, _ = self._carried()
-        self._kernel("grid_filter").settle(self._belief, self._slot, self._cast(by_slot), 0, (1 + half) * tables, 0)
+        by_slot, _ = self._carried_as_stored()
+        self._kernel("grid_filter").settle(self._belief, self._slot, by_slot, 0, (1 + half) * tables, 0)
         if tables > 1:
             self._slot += torch.where(self._slot == 0, self._groups, 0)
         self._slot -= torch.where(self._slot >= tables, half * tables, 0).int()
@@ -312,6 +311,13 @@ class GridPosterior(Posterior):
                 self._answer = mixed, torch.einsum("rj,jrk->rk", of_clusters.expand(self._kin.number, -1), unseen)
         return self._answer
 
+    def _carried_as_stored(self) -> tuple[Tensor, Tensor]:
+        """The same in the type of the beliefs."""
+        if self._answer_as_stored is None:
+            by_slot, unseen = self._carried()
+            self._answer_as_stored = self._cast(by_slot), self._cast(unseen)
+        return self._answer_as_stored
+
     def _worth(self, utility: Tensor, index: Tensor | None) -> Tensor:
         """A figure of each point (K,) averaged over the belief, (N,), or (B,) for the rows `index`."""
         rows = slice(None) if index is None else self._checked(index)
@@ -326,8 +332,7 @@ class GridPosterior(Posterior):
     def _predicted(self, index: Tensor) -> Tensor:
         """Beliefs now (B, states) of rows on this device."""
         out = torch.empty(len(index), self._belief.shape[1], dtype=self.dtype, device=self.device)
-        tables = map(self._cast, self._carried())
-        self._kernel("grid_filter").predict(self._belief, self._slot, *tables, index, out)
+        self._kernel("grid_filter").predict(self._belief, self._slot, *self._carried_as_stored(), index, out)
         return out
 
     def _averaged(self, of_drifts: Tensor) -> Tensor:

@@ -34,10 +34,10 @@ class Propagators:
         device: torch.device,
     ) -> None:
         self._laws, self._device = (transition, after_look), device
-        still = torch.eye(states, dtype=torch.float64, device=device)
-        self.rested = still.repeat(members, 1, 1)
-        self.by_age = torch.zeros(members, CAPACITY + 1, states, states, dtype=torch.float64, device=device)
-        self.by_age[:, 0] = still
+        #: By slot from behind: the last is of now (a product of none), those before it of one step ago and so on, and
+        #: before them stands that of slot 0. So the slots in use lie together, and no step moves them.
+        self.products = torch.zeros(members, CAPACITY + 2, states, states, dtype=torch.float64, device=device)
+        self.products[:, -2:] = torch.eye(states, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (-1: they differ)
         self._known: dict[float, tuple[Tensor, Tensor]] = {}
 
@@ -69,19 +69,20 @@ class Propagators:
         """One transition more."""
         (resting, looked), now = self.transitions(elapsed), self.now
         same = now == 0 or float(self.window[1]) == elapsed
+        slots = self.by_slot()
+        rested = slots[:, 0] @ resting
         if now and same:
-            self.by_age[:, now + 1] = self.by_age[:, now] @ resting
+            slots[:, 0] = slots[:, 1] @ resting
         else:
-            self.by_age[:, 2 : now + 2] = self.by_age[:, 1 : now + 1] @ resting[:, None]
-            self.by_age[:, 1] = looked
-        self.rested.copy_(self.rested @ resting)
+            slots[:, : now + 1] = torch.cat([slots[:, 1:-1] @ resting[:, None], looked[:, None]], 1)
         self.window[0], self.window[1] = now + 1, elapsed if same else -1.0
+        self.by_slot()[:, 0] = rested
 
     def forget(self, steps: int) -> None:
         """Drop the oldest steps of the window, of which nobody is left; other slots are `steps` less from now on."""
         self.window[0] -= steps
-        self.rested.copy_(self.by_age[:, 0])
+        self.by_slot()[:, 0] = self.products[:, -1]
 
     def by_slot(self) -> Tensor:
-        """Products (J, now + 2, K, K) in the order of slots."""
-        return torch.cat([self.rested[:, None], self.by_age[:, : self.now + 1].flip(1)], 1)
+        """Products (J, now + 2, K, K) in the order of slots; a view."""
+        return self.products[:, CAPACITY - self.now :]

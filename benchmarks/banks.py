@@ -1,0 +1,69 @@
+"""What a bank of eight drifts, or of eight decays, costs beside a single one: a whole step of selecting and learning.
+
+    python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15]
+
+A step is `select` (greedy on P(informative), 256 prompts) and `update`; half of the pool has been seen, in steps of 256
+and, so that it is quick, in large ones. Single and bank take turns within one process; medians, and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import median
+from time import perf_counter
+
+import pyro.distributions as dist
+import torch
+
+import bayes_prompt as bp
+
+WALKS = [bp.LogitRandomWalk(scale, trend) for scale in (0.1, 0.2, 0.4, 0.8) for trend in (0.0, 0.05)]
+PRIOR = bp.priors.logit_normal(0.0, 1.5)
+MODELS = {
+    "one drift": bp.SuccessRate(PRIOR, drift=WALKS[2]),
+    "eight drifts": bp.SuccessRate(PRIOR, drift=bp.DriftBank(WALKS)),
+    "one decay": bp.SuccessRate(dist.Beta(1.0, 1.0), grid=41, decay=0.8),
+    "eight decays": bp.SuccessRate(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
+}
+
+
+def prepared(model: bp.SuccessRate, size: int) -> bp.PromptSelector:
+    """A selector whose pool has been seen by halves."""
+    selector = bp.PromptSelector(model.posterior(size), bp.acquisition.InformativeProbability(), min(256, size), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for part in torch.randperm(size, generator=generator)[: size // 2].chunk(20):
+        selector.posterior.update(part, torch.randint(0, 9, (len(part),), generator=generator), 8)
+    return selector
+
+
+def step(selector: bp.PromptSelector) -> float:
+    """Seconds of one step."""
+    start = perf_counter()
+    index = selector.select()
+    selector.update(index, successes=index % 9, trials=8)
+    return perf_counter() - start
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1e4,1e5,1e6")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    print("| prompts | one drift, ms | eight, ms | ratio | one decay, ms | eight, ms | ratio |\n|---|---|---|---|---|---|---|")
+    for size in (int(float(text)) for text in options.sizes.split(",")):
+        selectors = {name: prepared(model, size) for name, model in MODELS.items()}
+        times: dict[str, list[float]] = {name: [] for name in selectors}
+        for turn in range(options.rounds + 3):
+            for name, selector in selectors.items():
+                spent = step(selector)
+                if turn >= 3:
+                    times[name].append(spent)
+        ms = {name: 1e3 * median(spent) for name, spent in times.items()}
+        pairs = [("one drift", "eight drifts"), ("one decay", "eight decays")]
+        cells = [f"{ms[a]:.2f} | {ms[b]:.2f} | {ms[b] / ms[a]:.2f}" for a, b in pairs]
+        print(f"| {size:,} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
