@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What the demo imports, by the names of the modules.
 _DEMO_NEEDS = ("trl", "transformers", "accelerate", "datasets", "tokenizers", "matplotlib", "pyarrow", "rich")
 # Known without importing the testbed, so that --help and errors are quick; a test compares them with it.
-_METHODS = ("uniform", "dps", "mopps", "gps", "history_resampling")
+_METHODS = ("uniform", "best", "dps", "mopps", "kgps", "gps", "history_resampling")
 _LEAST_PROMPTS = 256
 # Of the benchmarks, likewise.
 _OPERATIONS = ("filter", "select", "thompson", "step")

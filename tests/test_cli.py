@@ -106,7 +106,7 @@ def test_quiet(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) 
         ("--prompts 10", "argument --prompts: must be an integer >= 256, got 10"),
         ("--seed -1", "argument --seed: must be an integer in [0, 4294967295], got -1"),
         ("--seed 4294967296", "argument --seed: must be an integer in [0, 4294967295], got 4294967296"),
-        ("--methods uniform,best", "argument --methods: 'best' is not a method; choose among uniform, dps"),
+        ("--methods uniform,fastest", "argument --methods: 'fastest' is not a method; choose among uniform, best"),
         ("--methods uniform,uniform", "argument --methods: 'uniform,uniform' names a method twice"),
         ("--methods ,", "argument --methods: ',' leaves a name empty; write names with one comma between two"),
         ("--methods uniform,dps,", "argument --methods: 'uniform,dps,' leaves a name empty"),

@@ -31,7 +31,7 @@ from bayes_prompt.testbed.warm_start import Policy, warm_start
 from bayes_prompt.trainers.trl import GRPOTrainer
 
 #: The methods that `run` knows: recipes by name.
-METHODS = ("uniform", "dps", "mopps", "gps", "history_resampling")
+METHODS = ("uniform", "best", "dps", "mopps", "kgps", "gps", "history_resampling")
 WARM_START = "warm start"
 #: Called with (stage: WARM_START or a method, steps done, all steps or None while unknown, a remark).
 Progress = Callable[[str, int, int | None, str], None]
@@ -174,7 +174,7 @@ def _finetune(
 def _selector(method: str, settings: Settings, seed: int, texts: list[str]) -> PromptSelector:
     recipe: Callable[..., PromptSelector] = getattr(recipes, method)
     # Character n-grams tell the families of such short texts apart, and need no further package.
-    shown: dict[str, Any] = {"texts": texts, "embedder": HashedNgrams()} if method == "gps" else {}
+    shown: dict[str, Any] = {"texts": texts, "embedder": HashedNgrams()} if method in ("best", "gps") else {}
     return recipe(num_prompts=settings.prompts, batch_size=settings.batch_size, seed=seed, **shown)
 
 
