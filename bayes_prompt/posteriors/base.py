@@ -7,7 +7,7 @@ import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
@@ -15,39 +15,18 @@ import torch
 from torch import Tensor
 
 import bayes_prompt.kernels.backend as backends
-from bayes_prompt.checkpoint import (
-    require_integer,
-    require_keys,
-    require_like,
-    require_no_less,
-    require_rows,
-    require_same,
-)
-from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import RECORD, Books, Observations
 from bayes_prompt.posteriors import checks, looks
 from bayes_prompt.posteriors.checks import IntegersLike
+from bayes_prompt.posteriors.counts import Counts, counted
+from bayes_prompt.posteriors.state import PENDING, check_state
 from bayes_prompt.transfer import sent
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
 STATE_VERSION = 4
 _CHUNK = 1 << 14
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The counts of one step, sorted by prompt. Entries of one prompt are added up in the first of them, its leader.
-
-    All tensors have one entry for each observation, so that their sizes are known without asking the device.
-    """
-
-    index: Tensor  # (M,) int64, num_prompts where a device-side check refused the call
-    successes: Tensor  # (M,) int64, totals at the leaders
-    trials: Tensor  # (M,) int64, totals at the leaders, 1 elsewhere
-    leader: Tensor  # (M,) bool
-    largest: Tensor  # () int64, trials of the prompt with the most; 0 where there are none
 
 
 class _Outlasting(ABCMeta):
@@ -91,7 +70,10 @@ class Posterior(metaclass=_Outlasting):
         self.step = 0
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told_group_size = 0
-        self._counted: tuple[list[tuple[Tensor, Tensor, Tensor]], Counts] = ([], self._counts([]))
+        self._counted: tuple[list[tuple[Tensor, Tensor, Tensor]], Counts] = (
+            [],
+            counted([], self.num_prompts, self.device),
+        )
         self._counters: dict[str, Tensor] = {
             "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
             "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
@@ -185,7 +167,7 @@ class Posterior(metaclass=_Outlasting):
         index, successes, trials = checks.counts(index, successes, trials, self.num_prompts)
         if index.numel():
             known = (index.to(self.device), successes.to(self.device), trials.to(self.device))
-            self._warm_start(self._counts([known]))
+            self._warm_start(counted([known], self.num_prompts, self.device, self.on_device))
 
     def pending(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the next `advance` will learn from: index, successes, trials, each (M,) int64 with distinct rows."""
@@ -344,7 +326,7 @@ class Posterior(metaclass=_Outlasting):
             "version": STATE_VERSION,
             "model": json.dumps(self._describe(), sort_keys=True),
             "step": self.step,
-            "pending": {name: entry.clone() for name, entry in zip(_PENDING, pending, strict=True)},
+            "pending": {name: entry.clone() for name, entry in zip(PENDING, pending, strict=True)},
             "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
         }
 
@@ -358,41 +340,16 @@ class Posterior(metaclass=_Outlasting):
         self._counters["refused"].zero_()
         self._record.zero_()
         self._told_group_size = int(state["tensors"]["told_group_size"])
-        index, successes, trials = (state["pending"][name].to(self.device).clone() for name in _PENDING)
+        index, successes, trials = (state["pending"][name].to(self.device).clone() for name in PENDING)
         self._pending = [(index, successes, trials)] if index.numel() else []
         self.step = state["step"]
         self._forget_answers()
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """CheckpointError unless `load_state_dict` can take all of it."""
-        expected = {**self._counters, **self._tensors()}
-        del expected["refused"]
-        require_keys("posterior", state, ("version", "model", "step", "pending", "tensors"))
-        require_integer("posterior.version", state["version"], STATE_VERSION, STATE_VERSION)
-        require_same("posterior", _description(state["model"]), json.loads(json.dumps(self._describe())))
-        require_integer("posterior.step", state["step"])
-        require_keys("posterior.tensors", state["tensors"], expected)
-        for name, mine in expected.items():
-            require_like(f"posterior.tensors.{name}", state["tensors"][name], mine)
-            if name in self._counters and "evidence" not in name:
-                require_no_less(f"posterior.tensors.{name}", state["tensors"][name], 0)
-        for name in ("group_size", "told_group_size"):
-            require_integer(f"posterior.tensors.{name}", int(state["tensors"][name]), 0, checks.MAX_TRIALS)
-        if bool((state["tensors"]["last_observed"] > state["step"]).any()):
-            raise CheckpointError("posterior.tensors.last_observed names a step that has not been")
-        for name in ("visits", "solved"):
-            most = state["step"] if name == "visits" else state["tensors"]["visits"]
-            if bool((state["tensors"][name] > most).any()):
-                raise CheckpointError(f"posterior.tensors.{name} counts more than there have been")
+        own = {name: tensor for name, tensor in self._counters.items() if name != "refused"}
+        check_state(state, STATE_VERSION, self._describe(), own, self._tensors(), self.num_prompts)
         self._check_belief(state["tensors"])
-        require_keys("posterior.pending", state["pending"], _PENDING)
-        for name in _PENDING:
-            require_rows(f"posterior.pending.{name}", state["pending"][name])
-        try:
-            index, successes, trials = (state["pending"][name] for name in _PENDING)
-            checks.counts(index, successes, trials, self.num_prompts)
-        except (IndexError, ValueError) as error:
-            raise CheckpointError(f"posterior.pending holds counts that cannot be: {error}") from error
 
     # What a model's posterior must provide
 
@@ -454,7 +411,7 @@ class Posterior(metaclass=_Outlasting):
         """What the next `advance` will learn from, as kernels take it: nothing waits for the device."""
         kept, counts = self._counted
         if len(kept) != len(self._pending) or any(a is not b for a, b in zip(kept, self._pending, strict=True)):
-            counts = self._counts(self._pending)
+            counts = counted(self._pending, self.num_prompts, self.device, self.on_device)
             self._counted = list(self._pending), counts
         return counts
 
@@ -489,39 +446,3 @@ class Posterior(metaclass=_Outlasting):
             kept = [entries for entries in self._pending if not bool((entries[0] == self.num_prompts).any())]
             self._pending = kept
             checks.raise_deferred(self._counters["refused"], self.num_prompts)
-
-    def _counts(self, entries: list[tuple[Tensor, Tensor, Tensor]]) -> Counts:
-        """Sorting makes the result independent of the order in which prompts were observed, to the last bit."""
-        if not entries:
-            none = torch.zeros(0, dtype=torch.int64, device=self.device)
-            return Counts(none, none, none, none.bool(), none.sum())
-        index, successes, trials = entries[0]
-        if len(entries) > 1:
-            index, successes, trials = (torch.cat(parts) for parts in zip(*entries, strict=True))
-        index, order = index.sort()
-        distinct = not self.on_device and int(index[-1]) < self.num_prompts and bool((index[1:] != index[:-1]).all())
-        if distinct:  # the usual case, where nobody has to wait to see it
-            trials = trials[order]
-            return Counts(index, successes[order], trials, torch.ones_like(index, dtype=torch.bool), trials.amax())
-        entry = torch.arange(index.numel(), device=self.device)
-        first = torch.where(index.diff(prepend=index[:1] - 1) != 0, entry, 0).cummax(0).values
-        leader = (first == entry) & (index < self.num_prompts)
-        total = torch.zeros_like(index)
-        trials = total.index_add(0, first, trials[order])
-        return Counts(
-            index,
-            total.index_add(0, first, successes[order]),
-            torch.where(leader, trials, 1),
-            leader,
-            torch.where(leader, trials, 0).amax(),
-        )
-
-
-_PENDING = ("index", "successes", "trials")
-
-
-def _description(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"posterior.model must be a description in JSON; got {text!r}") from error
