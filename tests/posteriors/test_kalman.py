@@ -19,7 +19,8 @@ from torch import Tensor
 from bayes_prompt.acquisition import ExpectedVariance, InformativeProbability, UncertaintyBonus
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.kalman import METHODS, LogitGaussian
-from bayes_prompt.posteriors.kalman import KalmanPosterior, expectation, mixed, polya_gamma, tilted
+from bayes_prompt.posteriors.kalman import KalmanPosterior
+from bayes_prompt.posteriors.logit_gaussian import expectation, mixed, polya_gamma, tilted
 from bayes_prompt.selector import PromptSelector
 
 F64 = torch.float64
