@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="1e4,1e5,1e6")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    print("| prompts | one drift, ms | eight, ms | ratio | one decay, ms | eight, ms | ratio |\n|---|---|---|---|---|---|---|")
+    heads = ("prompts", "one drift, ms", "eight, ms", "ratio", "one decay, ms", "eight, ms", "ratio")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for size in (int(float(text)) for text in options.sizes.split(",")):
         selectors = {name: prepared(model, size) for name, model in MODELS.items()}
         times: dict[str, list[float]] = {name: [] for name in selectors}
