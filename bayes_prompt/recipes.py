@@ -233,14 +233,27 @@ def best(
         raise ValueError("embedder reads texts; none were given")
     codes = None
     if groups is not None:
-        if len(groups) != num_prompts:
-            raise ValueError(f"groups are {len(groups)}, not num_prompts = {num_prompts}")
-        labels = groups.tolist() if isinstance(groups, Tensor | np.ndarray) else list(groups)
-        known = {label: code for code, label in enumerate(dict.fromkeys(labels))}
-        codes = [known[label] for label in labels]
+        codes = _codes(groups, num_prompts)
     model = SuccessRate(priors.logit_normal(0.0, 3.0), drift=priors.training(), sharing=EmpiricalBayes())
     acquisition = Survey(LookIndex(16.0), batches=5.5)
     return _selector(model, acquisition, num_prompts, batch_size, seed, options, groups=codes, embeddings=features)
+
+
+def _codes(groups: Sequence[Hashable] | Tensor | np.ndarray, num_prompts: int) -> list[int]:
+    """Numbers of N labels, from 0 up in the order in which they first occur."""
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups must be a sequence of labels; got {type(groups).__name__}")
+    if isinstance(groups, Tensor | np.ndarray) and groups.ndim != 1:
+        raise ValueError(f"groups must have shape ({num_prompts},); got {tuple(groups.shape)}")
+    labels = groups.tolist() if isinstance(groups, Tensor | np.ndarray) else list(groups)
+    if len(labels) != num_prompts:
+        raise ValueError(f"groups are {len(labels)}, not num_prompts = {num_prompts}")
+    known: dict[Hashable, int] = {}
+    for row, label in enumerate(labels):
+        if not isinstance(label, Hashable):
+            raise TypeError(f"groups[{row}] must be a label; got {type(label).__name__}")
+        known.setdefault(label, len(known))
+    return [known[label] for label in labels]
 
 
 def _features(

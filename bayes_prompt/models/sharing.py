@@ -25,7 +25,7 @@ class EmpiricalBayes:
         pool: how many first looks the declared prior weighs as much as, positive and finite.
         strengths: how many like prompts' first looks the pool's prior weighs as much as; one or more such numbers.
         widths: of what counts as like, in units of the median squared distance between embeddings; one or more.
-        memory: what is left of the evidence for a strength and width after one unit of time, in [0, 1].
+        memory: what is left of the evidence for a strength and width when a step brings first looks, in [0, 1].
 
     Raises ValueError or TypeError for a number out of range.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,11 +26,14 @@ class BankWeights:
         """Weights (R, J) float64, rows that sum to one."""
         if self.bank is None:
             return torch.ones_like(self.evidence)
-        by_evidence = torch.softmax(self.evidence.sum(0), 0)
-        of_pool = (1 - self.bank.floor) * by_evidence + self.bank.floor / self.members
+        # In logarithms: without a floor, weights may be too small for numbers, and still count in a group's.
+        of_pool, floor = torch.log_softmax(self.evidence.sum(0), 0), self.bank.floor
+        if floor:
+            even = torch.full_like(of_pool, math.log(floor / self.members))
+            of_pool = torch.logaddexp(of_pool + math.log1p(-floor), even)
         if len(self.evidence) == 1:
-            return of_pool[None]
-        return torch.softmax(self.bank.pooling * of_pool.log() + self.evidence, 1)
+            return torch.softmax(of_pool, 0)[None]
+        return torch.softmax(self.bank.pooling * of_pool + self.evidence, 1)
 
     def learn(self, log_chance: Tensor, groups: Tensor, elapsed: float) -> None:
         """Add a step's evidence: log_chance (J, M) of its M looks, at prompts of groups (M,) int64."""

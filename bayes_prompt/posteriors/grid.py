@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from bayes_prompt.checkpoint import require_no_less
 from bayes_prompt.errors import CheckpointError
+from bayes_prompt.kernels.grid_filter import outcome_tables
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models.banks import DecayBank
 from bayes_prompt.models.sharing import EmpiricalBayes
-from bayes_prompt.posteriors import checks
+from bayes_prompt.posteriors import checks, looks
 from bayes_prompt.posteriors.bank_weights import BankWeights
 from bayes_prompt.posteriors.base import Counts, Posterior
 from bayes_prompt.posteriors.count_law import CountLaw
@@ -66,7 +68,7 @@ class GridPosterior(Posterior):
         self._initial = tables.initial.detach().to(self.device)  # (members, states)
         states = self._initial.shape[1]
         labels, number = checks.groups("groups", groups, num_prompts)
-        labels = labels.to(self.device)
+        self._labels = labels = labels.to(self.device)
         if embeddings is not None:
             if model.sharing is None:
                 raise ValueError("embeddings tell which prompts are alike, for a model with sharing; this one has none")
@@ -100,7 +102,7 @@ class GridPosterior(Posterior):
     @property
     def groups(self) -> Tensor:
         """The group of each prompt, (N,) int64."""
-        return self._groups.long()
+        return self._labels
 
     def bank_weights(self) -> Tensor:
         """How much each member of a `DriftBank` or `DecayBank` counts, (R, J) by group, rows that sum to one."""
@@ -143,6 +145,50 @@ class GridPosterior(Posterior):
             first = self.first_prompt + int(part[0])
             self._kernel("thompson").sample_state(belief, seed, step, first, out[int(part[0]) : int(part[-1]) + 1])
         return self.grid[out]
+
+    # What an explorer may ask, answered as the base does, but in one pass over the beliefs as they are stored
+
+    def look_index(self, trials: int, horizon: float) -> Tensor:
+        """P(0 < successes < trials), and what a look would be worth, as a price (N,): `Posterior.look_index`."""
+        checks.number("horizon", horizon)
+        if not 0 <= horizon < math.inf:
+            raise ValueError(f"horizon must be finite and at least 0; got {horizon}")
+        slot, seen, unseen = self._outcomes(trials)
+        shared, out = self._cast(looks.index(*unseen, horizon)), self._belief.new_empty(self.num_prompts)
+        self._kernel("grid_filter").look_index(self._belief, slot, *map(self._cast, seen), shared, float(horizon), out)
+        return out
+
+    def look_gain(self, trials: int, threshold: float) -> Tensor:
+        """What a look adds to the better of the prompt and one of worth `threshold`, (N,): `Posterior.look_gain`."""
+        checks.number("threshold", threshold)
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be finite; got {threshold}")
+        level = min(max(float(threshold), 0.0), 1.0)  # beyond what probabilities can be there is no choice either
+        slot, (_, chances, worths), (_, chance, worth) = self._outcomes(trials)
+        kernels, state = self._kernel("grid_filter"), (self._belief, slot)
+        told, kept = self._belief.new_empty(2, self.num_prompts)
+        shared = self._cast(torch.maximum(worth, level * chance).sum(1))
+        kernels.look(*state, self._cast(chances), self._cast(worths), shared, level, told)
+        kernels.score(*state, self._cast(worths.sum(1)), self._cast(worth.sum(1)), kept)
+        return told.sub_(kept.clamp_(min=level)).clamp_(min=0)
+
+    def _outcomes(self, trials: int) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Slots (N,), and `outcome_tables`: of slots, and of what prompts share that nobody saw, by cluster and group.
+
+        Groups weigh drifts each in their way, and so what is to come; the slots of unseen prompts name the pair.
+        """
+        trials, tables = checks.group_size("trials", trials), self._tables
+        worth, chance = self._point_worth(trials), self._point_chance(min(trials, looks.MOST_ROLLOUTS))
+        later = self._propagators.transitions(1.0)[1] @ worth
+        if self._drifts > 1:
+            later = self._weights.now() @ later
+        by_slot, shared = self._carried()
+        pairs = shared.repeat_interleave(tables, 0)[:, None]
+        seen, unseen = (outcome_tables(each, worth, chance, later) for each in (by_slot, pairs))
+        slot = self._slot
+        if tables > 1:
+            slot = torch.where(slot < 0, (slot + 1) * tables - 1 - self._groups, slot)
+        return slot, seen, tuple(each[..., 0] for each in unseen)
 
     # What a posterior provides
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 MOST_CLUSTERS = 2048
 _SAMPLE = 16_384  # prompts that the clusters' centres are found from
 _CHUNK = 1 << 13
+_ROUNDING = 1e-12  # squared distance of copies, in units of the largest squared length
 _NEAR = 0.3  # squared distance, in units of the median one, up to which prompts are as good as the same
 
 
@@ -30,18 +32,18 @@ class Kinship:
     """
 
     def __init__(self, groups: Tensor, embeddings: Tensor | None, widths: Sequence[float]) -> None:
-        self._widths = tuple(widths)
+        self._widths, self._labels = tuple(widths), groups
         self._group: Tensor | None = None
         self._centres: Tensor | None = None
         if embeddings is None:
             self.cluster, self.number = groups.int(), int(groups.max()) + 1
             self._group = torch.arange(self.number, device=groups.device)
         else:
-            self.cluster, self._centres = _clusters(embeddings)
-            self.number = len(self._centres)
+            self.cluster, centres = _clusters(embeddings)
+            self.number, self._centres = len(centres), centres - centres.mean(0)
             sample = self._centres[:: max(1, self.number // 512)]
             apart = _distances(sample, sample)
-            apart = apart[apart > 0]
+            apart = apart[apart > _ROUNDING * sample.square().sum(1).amax()]
             self._median = float(apart.median()) if len(apart) else 1.0
             if self.number == len(groups) and int(groups.max()) > 0:
                 self._group = groups
@@ -63,11 +65,17 @@ class Kinship:
             found += [same, *(same * each for each in near)]
         return torch.stack(found) if self.ways else torch.zeros(0, self.number, len(seen), device=seen.device).double()
 
+    def spread(self, seen: Tensor, met: Tensor) -> Tensor:
+        """likeness @ met: masses (W, R, states) of all clusters, of those met (M, states) at clusters `seen` (M,)."""
+        if self._centres is None:  # groups, of which there may be many
+            return met.new_zeros(1, self.number, met.shape[1]).index_add_(1, seen, met[None])
+        return self.likeness(seen) @ met
+
     def digest(self) -> str | None:
-        """Of what it was made of; None where all prompts are one cluster."""
-        if self.number == 1:
+        """Of what it was made of; None where all prompts are one cluster, of one group."""
+        if self.number == 1 and not bool(self._labels.any()):
             return None
-        parts = [self.cluster, *(each for each in (self._group, self._centres) if each is not None)]
+        parts = [self._labels, self.cluster, *(() if self._centres is None else (self._centres,))]
         return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 
@@ -78,7 +86,9 @@ def _clusters(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         return torch.arange(count, device=device, dtype=torch.int32), embeddings.detach().double()
     picked = np.sort(np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False))
     sample = embeddings[torch.from_numpy(picked).to(device)].detach().double().cpu().numpy()
-    found, _ = kmeans2(sample, MOST_CLUSTERS, iter=5, minit="points", seed=0, missing="warn")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # of copies: left out below
+        found, _ = kmeans2(sample, MOST_CLUSTERS, iter=5, minit="points", rng=0, missing="warn")
     centres = torch.from_numpy(found).to(device)
     nearest = [_distances(part.double(), centres).argmin(1) for part in embeddings.detach().split(_CHUNK)]
     used, cluster = torch.cat(nearest).unique(return_inverse=True)

@@ -26,7 +26,8 @@ class PooledProgressPosterior(ProgressPosterior):
 
     A step adds the expected transitions of all observed prompts of a group to its concentrations:
     C' = decay * C + (1 - decay) * C0 + sum of xi, with xi as in DPS (arXiv 2603.10887), whose matrices are one for each
-    prompt. A prompt's first look is of its first state, to which it has not moved, and adds nothing (in DPS it does).
+    prompt. A look in the first step is of a prompt's first state, to which it has not moved, and adds nothing (in DPS
+    it does).
 
     Args:
         model: the declaration, with pooling "pool" or "group".

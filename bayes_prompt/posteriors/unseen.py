@@ -47,7 +47,7 @@ class Unseen:
         if len(self.evidence):
             chance = (self._each()[:, cluster] * likelihood).sum(2)
             self.evidence.mul_(self.sharing.memory).add_(chance.clamp(min=_LEAST).log().sum(1))
-            self.of_like.add_(self.kin.likeness(cluster) @ met)
+            self.of_like.add_(self.kin.spread(cluster, met))
         self.of_pool.add_(met.sum(0))
 
     def move(self, transition: Tensor, mean: Tensor) -> None:

@@ -28,6 +28,10 @@ EXPLORERS = [
     acq.RevisitFloor(acq.KnowledgeGradient(), absence=1),
     acq.RevisitFloor(acq.Uniform(), absence=1, share=1.0),
     acq.LookIndex() + acq.EntropyBonus(0.1),
+    acq.Survey(acq.LookIndex()),
+    acq.Survey(acq.KnowledgeGradient(), batches=2.5),
+    acq.Survey(acq.RevisitFloor(acq.Uniform(), absence=1, share=1.0), batches=0),
+    acq.RevisitFloor(acq.Survey(acq.LookIndex(), batches=9), absence=1),
 ]
 
 
@@ -135,7 +139,7 @@ def test_the_longest_absent_get_their_places_and_nobody_else_moves(
     scores, _ = acq.RevisitFloor(plain, absence, share).ranking(posterior, 0, 0, batch)
     absent = posterior.step - posterior.last_observed.numpy()
     due = sorted((row for row in range(rows) if absent[row] >= absence), key=lambda row: (-absent[row], -values[row]))
-    served = due[: round(share * batch)]
+    served = due[: max(1, round(share * batch)) if share else 0]
     rest = [row for row in range(rows) if row not in served]
     if spread:  # among equals, any may be served
         assert scores[rest].tolist() == values[rest].tolist()
@@ -176,6 +180,73 @@ def test_nobody_starves() -> None:
     assert int(starving.posterior.last_observed.min()) == 0
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    steps=st.integers(0, 8),
+    batches=st.sampled_from([0.0, 0.5, 1.0, 2.25, 5.5, 30.0]),
+    batch=st.integers(1, 20),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 100.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_new_prompts_lie_above_all_others_in_their_order(
+    seed: int, steps: int, batches: float, batch: int, spread: float
+) -> None:
+    rng, rows = np.random.default_rng(seed), 20
+    posterior = bp.SuccessRate().posterior(rows)
+    for _ in range(steps):
+        posterior.update(rng.choice(rows, 3, replace=False), [1, 2, 3], 8)
+    values = (spread * rng.permutation(rows)).astype(np.float32)
+    plain = Told(tuple(values.tolist()))
+    scores, shortlist = acq.Survey(plain, batches).ranking(posterior, 0, 0, batch)
+    left = min(1.0, max(0.0, batches - steps))
+    new = sorted(np.flatnonzero(posterior.visits.numpy() == 0), key=lambda row: -values[row])
+    places = len(new) if left == 1 else min(len(new), round(left * batch))
+    raised = np.flatnonzero(scores.numpy() != values)
+    assert shortlist is None and len(raised) == places and set(raised) <= set(new)
+    rest = np.setdiff1d(np.arange(rows), raised)
+    if places and len(rest):
+        assert float(scores[raised].min()) > float(scores[rest].max())
+    if spread:  # among equals, any may have the places
+        assert sorted(raised) == sorted(new[:places])
+        assert all(scores[a] > scores[b] for a, b in pairwise(new[:places]))
+
+
+def test_a_pool_is_surveyed_first_and_its_best_ones_then() -> None:
+    """60 prompts by tens: two batches of new ones, half a batch, and from then on the same ten."""
+    values = tuple(float(row) for row in range(60))
+    selector = bp.PromptSelector(
+        bp.SuccessRate().posterior(60), acq.Survey(Told(values), batches=2.5), batch_size=10, seed=0
+    )
+    picked = []
+    for _ in range(5):
+        index = selector.select()
+        picked.append(sorted(index.tolist()))
+        selector.update(index, successes=[1] * 10, trials=8)
+    best = list(range(50, 60))
+    assert picked == [best, list(range(40, 50)), [*range(35, 40), *range(55, 60)], best, best]
+
+
+def test_a_survey_of_candidates_and_of_a_pool_that_is_known() -> None:
+    values = tuple(float(row) for row in range(12))
+    selector = bp.PromptSelector(bp.SuccessRate().posterior(12), acq.Survey(Told(values)), batch_size=3, seed=0)
+    selector.update(selector.select(candidates=[1, 3, 5, 7]), successes=[1] * 3, trials=8)
+    assert selector.posterior.visits.nonzero()[:, 0].tolist() == [3, 5, 7]
+    assert selector.select(candidates=[1, 3, 5, 7]).tolist() in ([1, 7, 5], [7, 5, 1])
+    known = bp.SuccessRate().posterior(12)
+    known.update(range(12), [1] * 12, 8)
+    assert acq.Survey(Told(values)).ranking(known, 0, 0, 3)[0].tolist() == list(values)
+
+
+def test_the_other_scores_are_those_of_the_batch_after_a_survey() -> None:
+    posterior, inner = posteriors()[3], acq.KnowledgeGradient(5.0)
+    survey = acq.Survey(inner, batches=2.0)
+    assert posterior.step == 2
+    wanted = inner.ranking(posterior, 0, 0, batch=20)[0]
+    assert torch.equal(survey.ranking(posterior, 0, 0, batch=20)[0], wanted)
+    assert torch.equal(survey.scores(posterior, 0, 0), inner.scores(posterior, 0, 0))
+    assert not torch.equal(wanted, survey.scores(posterior, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -187,6 +258,10 @@ def test_nobody_starves() -> None:
         (lambda: acq.UpperQuantile(1.0), ValueError, r"level must lie in \(0, 1\); got 1.0"),
         (lambda: acq.UpperQuantile(True), TypeError, "level must be a number; got bool"),
         (lambda: acq.ThompsonInformative(2.5), TypeError, "trials"),
+        (lambda: acq.Survey(0.5), TypeError, "acquisition must be an Acquisition that does not choose"),
+        (lambda: acq.Survey(acq.Uniform(), -1.0), ValueError, "batches must be finite and at least 0; got -1.0"),
+        (lambda: acq.Survey(acq.Uniform(), math.inf), ValueError, "batches must be finite and at least 0; got inf"),
+        (lambda: acq.Survey(acq.Uniform(), "5"), TypeError, "batches must be a number; got str"),
         (lambda: acq.RevisitFloor(0.5), TypeError, "acquisition must be an Acquisition that does not choose"),
         (lambda: acq.RevisitFloor(acq.Uniform(), absence=0), ValueError, "absence"),
         (lambda: acq.RevisitFloor(acq.Uniform(), share=1.5), ValueError, r"share must lie in \[0, 1\]; got 1.5"),
@@ -201,4 +276,6 @@ def test_bad_settings_are_named(make: Any, error: type[Exception], message: str)
 def test_equal_settings_are_written_alike() -> None:
     assert repr(acq.LookIndex(np.float64(3), np.int64(8))) == repr(acq.LookIndex(3, 8)) == repr(acq.LookIndex(3.0, 8))
     assert repr(acq.RevisitFloor(acq.LookIndex(), share=1)) == repr(acq.RevisitFloor(acq.LookIndex(), share=1.0))
+    assert repr(acq.Survey(acq.Uniform(), 2)) == repr(acq.Survey(acq.Uniform(), 2.0))
+    assert repr(acq.Survey(acq.Uniform(), 2)) != repr(acq.Survey(acq.Uniform(), 3))
     assert repr(acq.UpperQuantile(0.5)) != repr(acq.UpperQuantile(0.6))

@@ -27,14 +27,15 @@ SIZES = [pytest.param(4_000, 8, id="small"), pytest.param(60_000, 8, id="full", 
 STICKY = 6 * torch.eye(4, dtype=torch.float64) + 0.5
 BETA_BINOMIAL = bp.BetaBinomialEmission(dist.Beta(torch.tensor([0.5, 2.0, 3.0, 6.0]), torch.tensor([6.0, 3, 2, 0.5])))
 
-# How much the ranks of success rates depart, and those of transitions. Where every
+# How much the ranks of success rates depart, those of transitions, and whether the first counts are told by
+# `warm_start`: a matrix of each prompt's own counts a transition into the first state else. Where every
 # state is seen neither does, see test_exact; where states are guessed, expected transitions count as seen ones, and the
 # belief in transitions is too narrow. That grows with the steps: after 30, 0.17 in place of 0.07.
 LEARNED: dict[str, tuple[Any, float, float, bool]] = {
     "each its own": (bp.SolvingProgress(priors.progress(), decay=1.0), 0.03, 0.11, True),  # 0.015, 0.068
     "the first step's too": (bp.SolvingProgress(priors.progress(), decay=1.0), 0.04, 0.17, False),  # 0.021, 0.111
     "beta-binomial": (bp.SolvingProgress(STICKY, decay=1.0, emission=BETA_BINOMIAL), 0.06, 0.08, True),  # 0.039, 0.047
-    "by group": (bp.SolvingProgress(priors.progress(), decay=1.0, pooling="group"), 0.05, 0.30, True),  # 0.01, 0.185
+    "by group": (bp.SolvingProgress(priors.progress(), decay=1.0, pooling="group"), 0.05, 0.30, False),  # 0.00, 0.202
 }
 
 
@@ -109,7 +110,7 @@ def test_gaussian_logits(method: str, drift: float, prompts: int, steps: int) ->
         assert sbc.uniformity(found) < sbc.ALARM  # it is an approximation
 
 
-BANK = bp.DriftBank([bp.LogitRandomWalk(0.2), bp.LogitRandomWalk(1.0)], memory=1.0, pooling=0.0)
+BANK = bp.DriftBank([bp.LogitRandomWalk(0.2), bp.LogitRandomWalk(1.0)], memory=1.0, floor=0.0, pooling=0.0)
 
 
 @pytest.mark.parametrize("runs", [pytest.param(10, id="small"), pytest.param(150, id="full", marks=FULL)])
@@ -149,9 +150,9 @@ def test_a_prior_that_is_learned(pools: int) -> None:
     """`EmpiricalBayes` in the hierarchy that its pseudo-counts stand for: masses of a pool's prior are Dirichlet.
 
     What is calibrated is the belief about a prompt that nobody has looked at, from first looks at some of 19 others.
-    It is somewhat too wide: few truths have the lowest or the highest ranks. (0.117; 2,000 pools.)
+    It is a little too wide: few truths have the lowest or the highest ranks. (0.101 and 0.036; twice 2,000 pools.)
     """
-    sharing = bp.EmpiricalBayes(pool=3.0, memory=1.0)
+    sharing = bp.EmpiricalBayes(pool=3.0)
     model = bp.SuccessRate(dist.Beta(1.0, 1.0), grid=9, sharing=sharing)
     points, prompts = model.points(), 20
     rank, predicted, happened = [], [], []
@@ -166,7 +167,7 @@ def test_a_prior_that_is_learned(pools: int) -> None:
         rank.append(sbc.rate_ranks(posterior, rate, seed=pool)[0])
         predicted.append(posterior.informative_probability(sbc.GROUP)[0])
         happened.append(seen.informative[0])
-    assert sbc.uniformity(torch.stack(rank), 0.2) > sbc.ALARM
+    assert sbc.uniformity(torch.stack(rank), 0.12) > sbc.ALARM
     assert sbc.reliability(torch.stack(predicted), torch.stack(happened), bins=2) > sbc.ALARM
 
 

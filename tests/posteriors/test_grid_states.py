@@ -17,7 +17,7 @@ EXACT = 1e-10
 Step = tuple[list[int], list[int], list[int], float]
 PRIOR = bp.priors.inflated(bp.priors.logit_normal(-0.3, 1.2), zero=0.1, one=0.05)
 WALK = bp.LogitRandomWalk(0.4)
-SHARED = bp.EmpiricalBayes(pool=2.0, group=3.0, memory=0.9)
+SHARED = bp.EmpiricalBayes(pool=2.0, strengths=(1.0, 3.0), memory=0.9)
 MODELS = {
     "still": bp.SuccessRate(PRIOR, grid=13),
     "decay": bp.SuccessRate(PRIOR, grid=13, decay=0.7),
@@ -28,8 +28,8 @@ MODELS = {
     "matrix": bp.SuccessRate(
         PRIOR, grid=5, drift=bp.FixedTransition(0.9 * torch.eye(5) + 0.1 * torch.eye(5).roll(1, 1))
     ),
-    "drifts": bp.SuccessRate(PRIOR, grid=9, drift=bp.DriftBank([WALK, bp.Redraw(0.05)], memory=0.9, pooling=5.0)),
-    "decays": bp.SuccessRate(PRIOR, grid=9, decay=bp.DecayBank((0.4, 0.8, 1.0), memory=0.9, pooling=5.0)),
+    "drifts": bp.SuccessRate(PRIOR, grid=9, drift=bp.DriftBank([WALK, bp.Redraw(0.05)], memory=0.9, pooling=0.5)),
+    "decays": bp.SuccessRate(PRIOR, grid=9, decay=bp.DecayBank((0.4, 0.8, 1.0), memory=0.9, pooling=0.5)),
     "sharing": bp.SuccessRate(PRIOR, grid=9, drift=WALK, sharing=SHARED),
     "all": bp.SuccessRate(
         PRIOR, grid=9, drift=bp.DriftBank([bp.Mixture(0.3, WALK), bp.Mixture(0.6, bp.Redraw(0.1))]), sharing=SHARED
@@ -37,6 +37,7 @@ MODELS = {
     "decays that share": bp.SuccessRate(PRIOR, grid=9, decay=bp.DecayBank((0.4, 1.0)), sharing=SHARED),
 }
 GROUPS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+EMBEDDINGS = np.random.default_rng(4).normal(size=(N, 3))
 
 
 def history(seed: int, steps: int) -> list[Step]:
@@ -74,7 +75,8 @@ def test_a_warm_start_is_an_observation_that_counts_as_none(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_evidence_is_of_what_was_foretold(name: str) -> None:
     """What a step shows never helps to foretell that step, whatever is learned from it."""
-    posterior = MODELS[name].posterior(N, dtype=torch.float64, groups=GROUPS)
+    embeddings = None if MODELS[name].sharing is None else EMBEDDINGS
+    posterior = MODELS[name].posterior(N, dtype=torch.float64, groups=GROUPS, embeddings=embeddings)
     rates, expected = posterior.grid.numpy(), 0.0
     for index, successes, trials, elapsed in history(9, 40):
         belief = posterior.belief.numpy().copy()
@@ -89,12 +91,13 @@ def test_evidence_is_of_what_was_foretold(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_resumed_posterior_goes_on_bit_for_bit(name: str) -> None:
     model, steps = MODELS[name], history(10, 100)
-    straight = model.posterior(N, groups=GROUPS)
-    resumed = model.posterior(N, groups=GROUPS)
+    options: dict[str, Any] = {"groups": GROUPS, "embeddings": None if model.sharing is None else EMBEDDINGS}
+    straight = model.posterior(N, **options)
+    resumed = model.posterior(N, **options)
     for t, (index, successes, trials, elapsed) in enumerate(steps):
         if t in (0, 1, 40, 64, 65, 97):
             saved = resumed.state_dict()
-            resumed = model.posterior(N, groups=GROUPS)
+            resumed = model.posterior(N, **options)
             for step in steps[:70:10]:
                 resumed.update(*step)  # of another life, of which nothing may be left
             resumed.load_state_dict(saved)
@@ -102,7 +105,7 @@ def test_a_resumed_posterior_goes_on_bit_for_bit(name: str) -> None:
             posterior.observe(index, successes, trials)
         if t == 50:
             saved = resumed.state_dict()  # with counts that wait
-            resumed = model.posterior(N, groups=GROUPS)
+            resumed = model.posterior(N, **options)
             resumed.load_state_dict(saved)
         for posterior in (straight, resumed):
             posterior.advance(elapsed)
@@ -171,4 +174,9 @@ def test_states_that_cannot_be_are_refused() -> None:
         MODELS["redraw"].posterior(N, groups=GROUPS).load_state_dict(good)
     with pytest.raises(bp.CheckpointError):
         MODELS["walk"].posterior(N, groups=[0] * 9 + [1]).load_state_dict(good)
+    shared = MODELS["all"].posterior(N, groups=GROUPS, embeddings=EMBEDDINGS)
+    with pytest.raises(bp.CheckpointError):
+        MODELS["all"].posterior(N, groups=GROUPS, embeddings=EMBEDDINGS + 1.5 * EMBEDDINGS**2).load_state_dict(
+            shared.state_dict()
+        )
     posterior.load_state_dict(good)

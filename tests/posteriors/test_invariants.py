@@ -33,7 +33,7 @@ GRIDS = {
     "walks": bp.SuccessRate(ATOMS, drift=WALK, grid=7),
     "has modes": bp.SuccessRate(dist.Beta(1e-3, 1.0), drift=bp.Mixture(0.5, WALK, thaw=0.1), grid=5),
     "drifts": bp.SuccessRate(ATOMS, drift=bp.DriftBank([WALK, bp.Redraw()]), grid=7, sharing=bp.EmpiricalBayes()),
-    "decays": bp.SuccessRate(ATOMS, decay=bp.DecayBank(), grid=7, sharing=bp.EmpiricalBayes()),
+    "decays": bp.SuccessRate(ATOMS, decay=bp.DecayBank(floor=0.0), grid=7, sharing=bp.EmpiricalBayes()),
 }
 KINDS = ["published", "beta_binomial", "partition", "beta", "grid"]
 
@@ -147,9 +147,11 @@ def test_beta_stays_positive(
     [(name, each) for name in GRIDS for each in BACKENDS if each != "triton" or name == "has modes"],
 )
 @settings(max_examples=8, deadline=None)
-@given(history=steps(), grouped=st.booleans())
-def test_grids_stay_beliefs(backend: str, name: str, grouped: bool, history: list[Any]) -> None:
-    posterior = GRIDS[name].posterior(N, backend=backend, groups=[0, 1, 2] * 2 if grouped else None)
+@given(history=steps(), grouped=st.booleans(), embedded=st.booleans())
+def test_grids_stay_beliefs(backend: str, name: str, grouped: bool, embedded: bool, history: list[Any]) -> None:
+    model, groups = GRIDS[name], [0, 1, 2] * 2 if grouped else None
+    embeddings = torch.arange(N)[:, None] // 2 if embedded and model.sharing is not None else None
+    posterior = model.posterior(N, backend=backend, groups=groups, embeddings=embeddings)
     assert isinstance(posterior, GridPosterior)
     for step, (index, successes, trials, elapsed) in enumerate(history):
         posterior.update(index, successes, trials, elapsed)

@@ -45,6 +45,7 @@ class Loop:
         initial = model.lower(torch.float64).initial.numpy()
         self.posterior, self.belief = (np.tile(initial, (len(groups), 1)) for _ in range(2))
         self.unexpected = 0
+        self.moved = False  # states of the first step are not come by a transition
 
     def step(self, index: list[int], successes: list[int], elapsed: float) -> None:
         moves = self.counts / self.counts.sum(2, keepdims=True)
@@ -55,12 +56,12 @@ class Loop:
             event = self.model._emission.event_log_likelihood(torch.tensor([won]), torch.tensor([8]))
             chance = event[0].exp().numpy()
             joint = self.posterior[prompt][:, None] * moves[self.groups[prompt]] * chance
-            if joint.sum() > 0:
+            if self.moved and joint.sum() > 0:
                 counts[self.groups[prompt]] += joint / joint.sum()
             seen = self.belief[prompt] * chance
             self.unexpected += seen.sum() == 0
             after[prompt] = seen / seen.sum() if seen.sum() > 0 else chance / chance.sum()
-        self.counts, self.posterior = counts, after
+        self.counts, self.posterior, self.moved = counts, after, True
         moves = counts / counts.sum(2, keepdims=True)
         self.belief = np.stack([after[i] @ moves[g] for i, g in enumerate(self.groups)])
 
@@ -89,12 +90,15 @@ def test_it_is_the_loop(emission: str, prior: str, pooling: str, backend: str) -
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("emission", EMISSIONS)
 def test_a_pool_of_one_prompt_is_the_published_filter(emission: str, prior: str) -> None:
+    """From the second step on: in the published code a look in the first one counts a transition into it."""
     made = [
         bp.SolvingProgress(PRIORS[prior], decay=0.8, emission=EMISSIONS[emission], pooling=pooling).posterior(
             1, dtype=torch.float64
         )
         for pooling in ("pool", "prompt")
     ]
+    for posterior in made:
+        posterior.advance()
     for index, successes, elapsed in history(2, 40, 1):
         for posterior in made:
             posterior.update(index, successes, 8, elapsed)
@@ -108,11 +112,28 @@ def test_a_pool_of_one_prompt_is_the_published_filter(emission: str, prior: str)
 def test_each_group_of_one_prompt_is_the_published_filter() -> None:
     alone = bp.SolvingProgress().posterior(N, dtype=torch.float64)
     groups = bp.SolvingProgress(pooling="group").posterior(N, dtype=torch.float64, groups=range(N))
+    alone.advance()
+    groups.advance()
     for index, successes, elapsed in history(3):
         alone.update(index, successes, 8, elapsed)
         groups.update(index, successes, 8, elapsed)
     torch.testing.assert_close(alone.belief, groups.belief, rtol=0, atol=1e-12)
     torch.testing.assert_close(alone.concentration, groups.concentration, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_looks_in_the_first_step_are_of_no_transition(prior: str) -> None:
+    """Whoever is looked at later has made one, and so have prompts of which a count was known before."""
+    model = bp.SolvingProgress(PRIORS[prior], decay=1.0, pooling="pool")
+    looked, told = (model.posterior(N, dtype=torch.float64) for _ in range(2))
+    declared = looked.pooled_concentration.clone()
+    looked.update([0, 3], [8, 2], 8)
+    assert torch.equal(looked.pooled_concentration, declared) and looked.impossible == 0
+    looked.update([1], [0], 8)
+    assert float((looked.pooled_concentration - declared).sum()) == pytest.approx(1.0, abs=1e-12)
+    told.warm_start([0, 3], [8, 2], 8)
+    told.update([0, 1, 3], [4, 4, 4], 8)
+    assert float((told.pooled_concentration - declared).sum()) == pytest.approx(2.0, abs=1e-12)
 
 
 def test_one_group_is_the_pool() -> None:
