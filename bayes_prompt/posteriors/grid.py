@@ -153,8 +153,8 @@ class GridPosterior(Posterior):
         checks.number("horizon", horizon)
         if not 0 <= horizon < math.inf:
             raise ValueError(f"horizon must be finite and at least 0; got {horizon}")
-        slot, seen, unseen = self._outcomes(trials)
-        shared, out = self._cast(looks.index(*unseen, horizon)), self._belief.new_empty(self.num_prompts)
+        slot, seen, (now, chance, worth) = self._outcomes(trials)
+        shared, out = self._cast(looks.index(now, chance, worth, horizon)), self._belief.new_empty(self.num_prompts)
         self._kernel("grid_filter").look_index(self._belief, slot, *map(self._cast, seen), shared, float(horizon), out)
         return out
 

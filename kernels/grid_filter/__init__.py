@@ -3,6 +3,7 @@
     predict   the belief now of some prompts, or of all
     score     what the belief now of every prompt is worth, for any worth that is linear in it
     look      what it is worth to look at a prompt before choosing between it and something else
+    look_index  the price at which a prompt is worth what it costs, with what a look at it may show
     advance   condition the observed prompts
     settle    carry beliefs forward in time that were left behind, so that few tables are needed
 
@@ -20,12 +21,15 @@ question asks the stored belief about its worth pulled back through the matrix.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from bayes_prompt.kernels.arguments import FLOATS, check_layout
 
 LARGEST_SLOT = 2**31 - 1
+LONGEST_HORIZON = 1e30  # beyond it, nothing changes but that float32 overflows
 
 
 def check_state(belief: Tensor, slot: Tensor) -> None:
@@ -98,6 +102,27 @@ def check_look(
     check_layout("out", out, (belief.shape[0],), belief)
 
 
+def check_look_index(
+    belief: Tensor,
+    slot: Tensor,
+    vectors: Tensor,
+    chances: Tensor,
+    worths: Tensor,
+    shared_values: Tensor,
+    horizon: float,
+    out: Tensor,
+) -> None:
+    """Raises TypeError or ValueError unless these are arguments of `look_index`."""
+    check_state(belief, slot)
+    check_table("chances", chances, ("outcomes", belief.shape[1]), belief)
+    check_layout("vectors", vectors, (len(chances), belief.shape[1]), belief)
+    check_layout("worths", worths, tuple(chances.shape), belief)
+    check_table("shared_values", shared_values, (), belief)
+    if not 0.0 <= horizon < math.inf:
+        raise ValueError(f"horizon must be finite and at least 0, got {horizon}")
+    check_layout("out", out, (belief.shape[0],), belief)
+
+
 def check_advance(
     belief: Tensor,
     slot: Tensor,
@@ -153,6 +178,17 @@ def check_slot(name: str, slot: int) -> None:
         raise ValueError(f"{name} must lie in [0, {LARGEST_SLOT}], got {slot}")
 
 
+def outcome_tables(propagators: Tensor, worth: Tensor, chance: Tensor, later: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`vectors` (S, L), `chances` and `worths` (S, O, L), what is asked about a look, pulled back through propagators.
+
+    propagators: (S, L, K); beliefs (S, 1, K) give their own answers. worth: (K,) of the states now. chance: (O, K) of
+    outcomes. later: (T, K) worth of a state after the look; the table of slot s has row s % T.
+    """
+    each = propagators.unflatten(0, (-1, len(later)))
+    worths = torch.einsum("stlk,tok->stol", each, later[:, None] * chance).flatten(0, 1)
+    return propagators @ worth, (propagators @ chance.T).transpose(1, 2), worths
+
+
 def look_tables(chances: Tensor, worths: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
     """What compiled `look`s are made of: tables (S, O, K) of gains and (S, K) of what there is without a look.
 
@@ -160,3 +196,15 @@ def look_tables(chances: Tensor, worths: Tensor, threshold: float | Tensor) -> t
     """
     kept = chances * threshold
     return worths - kept, kept.sum(1, dtype=torch.float64).to(kept.dtype)
+
+
+def look_index_tables(chances: Tensor, worths: Tensor, horizon: float, columns: int) -> Tensor:
+    """What compiled `look_index`es are made of: (S, K, 2, columns), horizon times worths, and times chances.
+
+    The outcomes stand last, side by side for the sums over states; columns beyond them are zeros, which add nothing.
+    """
+    tables, outcomes, states = chances.shape
+    both = chances.new_zeros(tables, states, 2, columns)
+    both[:, :, 0, :outcomes] = worths.transpose(1, 2)
+    both[:, :, 1, :outcomes] = chances.transpose(1, 2)
+    return both.mul_(min(horizon, LONGEST_HORIZON))

@@ -11,9 +11,11 @@ from torch import Tensor
 from bayes_prompt.kernels.grid_filter import (
     check_advance,
     check_look,
+    check_look_index,
     check_predict,
     check_score,
     check_settle,
+    look_index_tables,
     look_tables,
 )
 from bayes_prompt.kernels.grid_filter.cpu_product import VECTOR_BYTES, lanes, positive_part, product, summing
@@ -64,6 +66,25 @@ def look(
     side_by_side[:, :, :outcomes] = gains.transpose(1, 2)
     arrays = _arrays(belief, slot, side_by_side, without, shared_values, out)
     _over(len(belief), side_by_side[:1].numel(), lambda *span: _look(*arrays, *span))
+
+
+def look_index(
+    belief: Tensor,
+    slot: Tensor,
+    vectors: Tensor,
+    chances: Tensor,
+    worths: Tensor,
+    shared_values: Tensor,
+    horizon: float,
+    out: Tensor,
+) -> None:
+    """See `reference.look_index`; in the dtype of the tensors."""
+    check_look_index(belief, slot, vectors, chances, worths, shared_values, horizon, out)
+    width = lanes(chances.numpy().dtype)
+    columns = -(-max(1, chances.shape[1]) // width) * width
+    tables = look_index_tables(chances, worths, horizon, columns).flatten(2)
+    arrays = _arrays(belief, slot, vectors, tables, shared_values, out)
+    _over(len(belief), tables[:1].numel(), lambda *span: _look_index(*arrays, *span))
 
 
 def advance(
@@ -182,6 +203,39 @@ def _look(belief, slot, gains, without, shared_values, out, first, last):  # typ
             out[n] = shared_values[-1 - s]
         else:
             out[n] = _dot(belief[n], without[s]) + positive_part(belief[n], gains[s])
+
+
+@compiled
+def _look_index(belief, slot, vectors, tables, shared_values, out, first, last):  # type: ignore[no-untyped-def]
+    cells, states = belief.reshape(-1), belief.shape[1]
+    sums = np.empty(tables.shape[2], belief.dtype)
+    for n in range(first, last):
+        _fetch(cells, states, slot, min(n + AHEAD, last - 1))
+        s = slot[n]
+        if s < 0:
+            out[n] = shared_values[-1 - s]
+        else:
+            product(belief[n], tables[s], sums)
+            out[n] = _break_even(_dot(belief[n], vectors[s]), sums)
+
+
+@summing
+def _break_even(now, sums):  # type: ignore[no-untyped-def]
+    """The largest (now + sum of worths) / (1 + sum of chances) over sets of outcomes; sums: worths, then chances."""
+    none, one, outcomes = sums.dtype.type(0), sums.dtype.type(1), len(sums) // 2
+    nu = now
+    for _ in range(outcomes + 1):
+        above, below = none, none
+        for o in range(outcomes):
+            worth, chance = sums[o], sums[outcomes + o]
+            stops = worth <= nu * chance  # nan goes on
+            above += none if stops else worth
+            below += none if stops else chance
+        better = (now + above) / (one + below)
+        if better <= nu:
+            break
+        nu = better
+    return nu
 
 
 @compiled

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bayes_prompt.kernels.grid_filter import check_advance, check_look, check_predict, check_score, check_settle
+from bayes_prompt.kernels.grid_filter import (
+    check_advance,
+    check_look,
+    check_look_index,
+    check_predict,
+    check_score,
+    check_settle,
+)
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 
 
@@ -79,6 +86,42 @@ def look(
         b = belief[rows].double()
         kept, left = b @ worths[s].double().T, level * (b @ chances[s].double().T)
         found[rows] = torch.maximum(kept, left).sum(1)
+    out.copy_(found)
+
+
+def look_index(
+    belief: Tensor,
+    slot: Tensor,
+    vectors: Tensor,
+    chances: Tensor,
+    worths: Tensor,
+    shared_values: Tensor,
+    horizon: float,
+    out: Tensor,
+) -> None:
+    """Write the price at which each prompt breaks even into `out` (N,): a Gittins index with one look ahead.
+
+    A prompt that is rolled out brings belief . vectors[slot] now, and for `horizon` further steps what it is worth
+    after the outcome, if that is more than the price, or else the price. With P_o = horizon * belief . chances[slot, o]
+    and Q_o = horizon * belief . worths[slot, o], the price at which it neither gains nor loses is
+
+        out = max over sets of outcomes of (now + sum of Q_o) / (1 + sum of P_o)
+
+    which Dinkelbach's iteration finds: each round goes on after the outcomes of which Q_o > price * P_o.
+
+    vectors: (S, K) the worth of each state now, pulled back through the propagators. chances, worths: (S, O, K) as of
+        `look`, none negative.
+    shared_values: (R,) the answer where the slot is -1 - r.
+    horizon: finite, at least 0; with 0 this is `score`.
+    State and errors are those of `predict` (Gittins, "Bandit processes and dynamic allocation indices", 1979, cut off
+    after one look; Dinkelbach, "On nonlinear fractional programming", 1967).
+    """
+    check_look_index(belief, slot, vectors, chances, worths, shared_values, horizon, out)
+    found = shared_values.double()[-1 - slot.long().clamp(max=-1)] if len(shared_values) else out.double()
+    for s, rows in _by_slot(slot):
+        b = belief[rows].double()
+        P, Q = (horizon * (b @ table[s].double().T) for table in (chances, worths))
+        found[rows] = _break_even(b @ vectors[s].double(), P, Q)
     out.copy_(found)
 
 
@@ -174,3 +217,15 @@ def _forget(b: Tensor, decay: float, prior: Tensor) -> Tensor:
     meet = highest > -torch.inf
     mixed = (logs - torch.where(meet, highest, 0.0)).exp()
     return torch.where(meet, mixed, b) / torch.where(meet, mixed.sum(1, keepdim=True), 1.0)
+
+
+def _break_even(now: Tensor, P: Tensor, Q: Tensor) -> Tensor:
+    """The largest (now + sum of Q) / (1 + sum of P) over sets of outcomes, (B,), of now (B,), P and Q (B, O)."""
+    nu = now
+    for _ in range(P.shape[1] + 1):  # sets shrink
+        goes_on = ~(nu[:, None] * P >= Q)  # nan is kept
+        better = (now + (Q * goes_on).sum(1)) / (1 + (P * goes_on).sum(1))
+        if bool((better <= nu).all()):
+            break
+        nu = torch.where(better <= nu, nu, better)
+    return nu

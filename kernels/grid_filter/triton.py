@@ -11,13 +11,16 @@ from torch import Tensor
 from bayes_prompt.kernels.grid_filter import (
     check_advance,
     check_look,
+    check_look_index,
     check_predict,
     check_score,
     check_settle,
+    look_index_tables,
     look_tables,
 )
 from bayes_prompt.kernels.grid_filter.triton_rows import (
     advance_entries,
+    look_index_rows,
     look_rows,
     predict_rows,
     score_rows,
@@ -88,6 +91,28 @@ def look(
         )
 
 
+def look_index(
+    belief: Tensor,
+    slot: Tensor,
+    vectors: Tensor,
+    chances: Tensor,
+    worths: Tensor,
+    shared_values: Tensor,
+    horizon: float,
+    out: Tensor,
+) -> None:
+    """See `reference.look_index`; in the dtype of the tensors."""
+    check_look_index(belief, slot, vectors, chances, worths, shared_values, horizon, out)
+    if len(belief) == 0:
+        return
+    constants = index_configuration(belief.shape[1], chances.shape[1], belief.element_size())
+    tables = look_index_tables(chances, worths, horizon, constants["OUTCOMES"])
+    with torch.cuda.device_of(belief):
+        look_index_rows[(triton.cdiv(len(belief), constants["BLOCK"]),)](
+            belief, slot, vectors, tables, shared_values, out, len(belief), **constants, num_warps=warps(THREADS)
+        )
+
+
 def advance(
     belief: Tensor,
     slot: Tensor,
@@ -155,11 +180,20 @@ def configuration(states: int, itemsize: int, bytes_a_thread: int = BYTES_A_THRE
     return {"K": states, "WIDTH": width, "BLOCK": max(1, min(512, THREADS * bytes_a_thread // itemsize // width))}
 
 
+def index_configuration(states: int, outcomes: int, itemsize: int) -> dict[str, int]:
+    """The same for `look_index_rows`, which keeps two numbers of each outcome of a row, and none of its states."""
+    sums = configuration(max(1, outcomes), itemsize, BYTES_OF_A_STEP)
+    return {"K": states, "OUTCOMES": sums["WIDTH"], "BLOCK": sums["BLOCK"]}
+
+
 def _variant(
-    kernel: Any, states: int, scalar: str = "fp32", **asked: Any
+    kernel: Any, states: int, scalar: str = "fp32", outcomes: int = 0, **asked: Any
 ) -> tuple[Any, dict[str, str], dict[str, Any], int]:
+    itemsize = 4 if scalar == "fp32" else 8
     step = (BYTES_OF_A_STEP,) if kernel is advance_entries else ()
-    constants = asked | configuration(states, 4 if scalar == "fp32" else 8, *step)
+    constants = asked | configuration(states, itemsize, *step)
+    if kernel is look_index_rows:
+        constants = index_configuration(states, outcomes, itemsize)
     integers = ("num_prompts", "num_asked", "num_entries", "num_outcomes", "now", "first", "last")
     types = dict.fromkeys((*integers, "decay_bits", "rest_bits"), "i64")
     types |= {"slot": "*i32", "status": "*i32", "index": "*i64"}
@@ -176,6 +210,9 @@ AHEAD_OF_TIME = [
     _variant(score_rows, 41, "fp64"),
     _variant(look_rows, 41),
     _variant(look_rows, 512),
+    _variant(look_index_rows, 41, outcomes=9),
+    _variant(look_index_rows, 512, outcomes=65),
+    _variant(look_index_rows, 41, "fp64", outcomes=9),
     _variant(predict_rows, 41, EVERYONE=True),
     _variant(predict_rows, 130, EVERYONE=False),
     _variant(advance_entries, 41, **_STEP, TINY=_TINY),

@@ -64,6 +64,42 @@ def look_rows(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def look_index_rows(  # type: ignore[no-untyped-def]
+    belief,
+    slot,
+    vectors,
+    tables,
+    shared_values,
+    out,
+    num_prompts: tl.int64,
+    K: tl.constexpr,
+    OUTCOMES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The prices at which a block of rows breaks even: `reference.look_index`, of `look_index_tables`."""
+    row, inside = _block(num_prompts, BLOCK)
+    s, seen, unseen = _slots(slot, row, inside)
+    now = tl.load(shared_values + (-1 - s), mask=unseen, other=0.0)  # where there are no outcomes
+    worth = tl.zeros((BLOCK, OUTCOMES), now.dtype)
+    chance = worth
+    for j in range(K):
+        k = s * K + tl.cast(j, tl.int64)
+        b = tl.load(belief + (row * K + tl.cast(j, tl.int64)), mask=seen, other=0.0)
+        now += b * tl.load(vectors + k, mask=seen, other=0.0)
+        worth += b[:, None] * _tile(tables, 2 * k, seen, OUTCOMES, OUTCOMES)
+        chance += b[:, None] * _tile(tables, 2 * k + 1, seen, OUTCOMES, OUTCOMES)
+    nu = now
+    rising = 1
+    while rising > 0:
+        stops = worth <= nu[:, None] * chance  # nan goes on
+        above = now + tl.sum(tl.where(stops, 0.0, worth), axis=1)
+        better = above / (1.0 + tl.sum(tl.where(stops, 0.0, chance), axis=1))
+        rising = tl.max((better > nu).to(tl.int32), axis=0)
+        nu = tl.where(better <= nu, nu, better)
+    tl.store(out + row, nu, mask=inside)
+
+
+@triton.jit
 def predict_rows(  # type: ignore[no-untyped-def]
     belief,
     slot,

@@ -69,7 +69,7 @@ def test_every_operation_has_three_backends_of_one_signature() -> None:
 
     functions = {"progress_filter": ["advance", "score", "predict"], "beta_filter": ["advance"], "top_b": ["top_b"]}
     functions |= {"tally": ["tally"], "difficulty_decoder": ["decode"]}
-    functions["grid_filter"] = ["predict", "score", "look", "advance", "settle"]
+    functions["grid_filter"] = ["predict", "score", "look", "look_index", "advance", "settle"]
     functions["thompson"] = ["sample_beta", "score_beta", "sample_state", "sample_dirichlet"]
     for operation, names in functions.items():
         modules = [backend.load(operation, name) for name in ("reference", "cpu", "triton")]

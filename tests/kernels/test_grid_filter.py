@@ -23,6 +23,7 @@ WRITTEN = {
     "predict": {"out"},
     "score": {"out"},
     "look": {"out"},
+    "look_index": {"out"},
     "advance": {"belief", "slot", "expected", "chance", "status"},
     "settle": {"belief", "slot"},
 }
@@ -39,6 +40,16 @@ def tolerance(dtype: torch.dtype, states: int, forget: bool = False) -> float:
     exponent = {torch.float32: 149, torch.float64: 1074}[dtype]
     roundings = 3 * states + 16 + (3 * exponent if forget else 0)  # 4 ln 2 < 3
     return roundings * info.eps / 2 * (1 if dtype == torch.float32 else 2)
+
+
+def tolerance_of_a_price(dtype: torch.dtype, states: int, outcomes: int, horizon: float) -> float:
+    """The relative error of a `look_index`, whose sums go over states and over outcomes.
+
+    A search ends where a round gains no more than rounding makes, e, on the set of outcomes of that round. What better
+    sets there are leave out outcomes that are worth more than the price, so that they gain at most
+    e * (1 + sum of P) / (1 + sum of their P), which is not above e * (1 + horizon); and a price itself is off by e.
+    """
+    return (2 + horizon) * tolerance(dtype, states + outcomes)
 
 
 def device_of(name: str) -> str:
@@ -80,6 +91,11 @@ def random_arguments(function: str, rows: int, states: int, seed: int = 0, **cha
         worths = chances * torch.rand(SLOTS, 1, states, generator=g, dtype=torch.float64)
         arguments = {"chances": chances, "worths": worths, "shared_values": worths[:SHARED, 0, 0].clone()}
         arguments |= {"threshold": 0.5, "out": poison}
+    if function == "look_index":
+        chances = distributions(g, SLOTS, states, OUTCOMES).transpose(1, 2).contiguous()
+        vectors, worth = torch.rand(2, SLOTS, states, generator=g, dtype=torch.float64)
+        arguments = {"vectors": vectors, "chances": chances, "worths": chances * worth[:, None]}
+        arguments |= {"shared_values": vectors[:SHARED, 0].clone(), "horizon": 3.0, "out": poison}
     if function == "advance":
         picked = (torch.rand(rows, generator=g) < 0.4).nonzero().squeeze(1)
         passed_over = torch.cat([torch.tensor([-1]), picked[::3], torch.tensor([rows])])
@@ -129,6 +145,8 @@ def check(name: str, function: str, arguments: dict[str, Any], dtype: torch.dtyp
     actual, expected = run(name, function, arguments), run("reference", function, arguments)
     states = arguments["belief"].shape[1]
     bound = tolerance(dtype, states, arguments.get("decay", 1.0) < 1.0)
+    if function == "look_index":
+        bound = tolerance_of_a_price(dtype, states, arguments["chances"].shape[1], arguments["horizon"])
     for key in WRITTEN[function]:
         if expected[key] is not None:
             torch.testing.assert_close(actual[key], expected[key], rtol=bound, atol=0, equal_nan=True, msg=key)
@@ -159,6 +177,55 @@ def test_any_number_of_outcomes(name: str, outcomes: int, dtype: torch.dtype) ->
     actual, expected = run(name, "look", arguments)["out"], run("reference", "look", arguments)["out"]
     size = float(worths.abs().amax(2).sum(1).max()) + 0.1
     torch.testing.assert_close(actual, expected, rtol=0, atol=3 * size * tolerance(dtype, states))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("outcomes", [1, 2, 9, 16, 17, 65])
+@pytest.mark.parametrize("name", COMPILED)
+def test_prices_of_any_number_of_outcomes(name: str, outcomes: int, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(outcomes)
+    rows, states = 18, 19
+    chances = distributions(g, SLOTS, states, outcomes).transpose(1, 2).contiguous()
+    tables = {"chances": chances, "worths": chances * torch.rand(SLOTS, 1, states, generator=g, dtype=torch.float64)}
+    for horizon in (0.7, 16.0):
+        check(name, "look_index", random_arguments("look_index", rows, states, horizon=horizon, **tables), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_price_without_a_horizon_is_a_score(name: str, dtype: torch.dtype) -> None:
+    arguments = cast(random_arguments("look_index", 30, 41, horizon=0.0), dtype)
+    asked = {key: arguments[key] for key in ("belief", "slot", "vectors", "out")}
+    score = run(name, "score", asked | {"shared_scores": arguments["shared_values"]})["out"]
+    found = run(name, "look_index", arguments)["out"]
+    torch.testing.assert_close(found, score, rtol=tolerance(dtype, 41), atol=0)
+
+
+@pytest.mark.parametrize("horizon", [1e35, 1e300])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_price_for_ever_is_the_worth_of_the_best_outcome(name: str, dtype: torch.dtype, horizon: float) -> None:
+    """Far beyond what float32 can hold. What an outcome is worth does not depend on the state here."""
+    arguments = random_arguments("look_index", 30, 9, horizon=horizon)
+    arguments["chances"].clamp_(min=0.01)
+    arguments["worths"] = arguments["chances"] * torch.tensor([0.3, 0.8, 0.1, 0.6], dtype=torch.float64)[:, None]
+    found, seen = run(name, "look_index", cast(arguments, dtype))["out"], arguments["slot"] >= 0
+    # What is had now is lost in rounding: chances are at least 0.01, and none is near another's worth.
+    expected = torch.full_like(found[seen], 0.8)
+    torch.testing.assert_close(found[seen], expected, rtol=2 * tolerance(dtype, 9 + OUTCOMES), atol=0)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_price_that_cannot_be_known_is_nan(name: str) -> None:
+    """Of one row in the midst of others, and the search ends."""
+    arguments = random_arguments("look_index", 30, 9)
+    others = run(name, "look_index", arguments)["out"]
+    row = int((arguments["slot"] >= 0).nonzero()[3])
+    arguments["belief"][row, 2] = torch.nan
+    found = run(name, "look_index", arguments)["out"]
+    assert found.isnan().nonzero().tolist() == [[row]]
+    others[row] = torch.nan
+    assert same(found, others)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["one prior", "own priors"])
@@ -329,6 +396,15 @@ def test_bad_arguments_are_named_and_change_nothing(name: str) -> None:
         ("look", ValueError, "threshold", float("nan")),
         ("look", ValueError, "threshold", torch.ones(1)),
         ("look", ValueError, "out", torch.ones(8)),
+        ("look_index", ValueError, "vectors", torch.ones(SLOTS + 1, 4)),
+        ("look_index", ValueError, "chances", torch.ones(SLOTS, OUTCOMES, 5)),
+        ("look_index", ValueError, "worths", torch.ones(SLOTS, OUTCOMES + 1, 4)),
+        ("look_index", TypeError, "worths", torch.ones(SLOTS, OUTCOMES, 4).double()),
+        ("look_index", ValueError, "shared_values", torch.ones(2, 2)),
+        ("look_index", ValueError, "horizon", -1.0),
+        ("look_index", ValueError, "horizon", float("inf")),
+        ("look_index", ValueError, "horizon", float("nan")),
+        ("look_index", ValueError, "out", torch.ones(8)),
         ("predict", ValueError, "propagators", torch.ones(SLOTS, 4, 3)),
         ("predict", ValueError, "shared", torch.ones(4)),
         ("predict", TypeError, "index", torch.zeros(7, dtype=torch.int32)),

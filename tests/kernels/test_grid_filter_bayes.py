@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import comb, prod
 
 import pytest
 import torch
 from torch import Tensor
 
 from bayes_prompt.kernels import backend
+from bayes_prompt.kernels.grid_filter import outcome_tables
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 
 BACKENDS = ["reference", "cpu", "triton"]
@@ -184,6 +185,52 @@ def test_a_look_is_worth_the_better_choice_after_each_outcome(name: str) -> None
     torch.testing.assert_close(values.cpu(), exact, rtol=0, atol=4 * 12 * EPS)
     assert bool((values.cpu() >= torch.maximum(now @ utility, torch.tensor(threshold)) - 48 * EPS).all())
     assert bool((exact > now @ utility + 1e-4).any()), "some look must matter, or nothing was tested"
+
+
+@pytest.mark.parametrize("horizon", [0.0, 0.5, 12.0])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_price_is_the_best_over_all_sets_of_outcomes(name: str, horizon: float) -> None:
+    """By Bayes' rule, set by set, from the belief now; and at that price a prompt brings what it costs."""
+    lazy, g = random_pool(name), torch.Generator().manual_seed(4)
+    later = torch.linspace(0.05, 0.95, 7, **DOUBLE)  # success rates, of which four rollouts tell
+    chance = torch.stack([comb(4, won) * later**won * (1 - later) ** (4 - won) for won in range(5)] + [0 * later])
+    utility = 0.4 + 0.2 * torch.rand(7, generator=g, **DOUBLE)
+    now = lazy.now()
+    first, chances = now @ utility, now @ chance.T
+    worths = (now * later) @ chance.T  # chance of an outcome times the worth after it
+    sets = torch.tensor(list(itertools.product([0, 1], repeat=6)), **DOUBLE)  # the last one does not happen
+    exact, best = ((first[:, None] + horizon * worths @ sets.T) / (1 + horizon * chances @ sets.T)).max(1)
+
+    place = lazy.belief
+    tables = outcome_tables(*(each.to(place) for each in (lazy.propagators, utility, chance, later[None])))
+    prices = torch.full((12,), torch.nan, **DOUBLE).to(place.device)
+    vectors, *others = (each.contiguous() for each in tables)
+    lazy.kernels.look_index(lazy.belief, lazy.slot, vectors, *others, exact[-1:].to(place), horizon, prices)
+    # Numbers of at most 1, in sums over 7 states and 6 outcomes, here and there; see `tolerance_of_a_price`.
+    bound = 4 * 13 * (2 + horizon) * EPS
+    torch.testing.assert_close(prices.cpu(), exact, rtol=0, atol=bound)
+    left = first - exact + horizon * (worths - exact[:, None] * chances).clamp(min=0).sum(1)
+    torch.testing.assert_close(left, torch.zeros(12, **DOUBLE), rtol=0, atol=(1 + horizon) * bound)
+    assert bool((prices.cpu() >= first - bound).all())
+    goes_on = sets[best, :5].sum(1)
+    assert horizon == 0 or bool(((goes_on > 0) & (goes_on < 5)).all()), "looks must matter, or nothing was tested"
+
+
+def test_tables_of_outcomes_of_several_groups_take_turns() -> None:
+    """Slot s is of group s % T: what is to come is weighed for each group on its own."""
+    g = torch.Generator().manual_seed(2)
+    propagators, worth, chance, later = (
+        torch.rand(*shape, generator=g, **DOUBLE) for shape in ((6, 2, 4), (4,), (3, 4), (2, 4))
+    )
+    vectors, chances, worths = outcome_tables(propagators, worth, chance, later)
+    assert vectors.shape == (6, 2) and chances.shape == worths.shape == (6, 3, 2)
+    for s, o, j in itertools.product(range(6), range(3), range(2)):
+        row = propagators[s, j].tolist()
+        sums = [
+            sum(r * float(each[k]) for k, r in enumerate(row)) for each in (worth, chance[o], chance[o] * later[s % 2])
+        ]
+        found = [float(table) for table in (vectors[s, j], chances[s, o, j], worths[s, o, j])]
+        assert found == pytest.approx(sums, rel=8 * EPS)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

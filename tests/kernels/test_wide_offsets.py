@@ -356,6 +356,11 @@ def grid_look(rows: int) -> dict[str, Any]:
     return grid_filter(rows, **tables, threshold=0.9, out=unwritten(rows))
 
 
+def grid_look_index(rows: int) -> dict[str, Any]:
+    tables = {"vectors": positive(3, 4), "chances": positive(3, 5, 4), "worths": positive(3, 5, 4)}
+    return grid_filter(rows, **tables, shared_values=positive(1), horizon=9.0, out=unwritten(rows))
+
+
 def unpacking(call: Callable[..., None], everyone: bool = False, **arguments: Any) -> None:
     for key in [key for key in arguments if key.startswith("packed_")]:
         arguments[key.removeprefix("packed_")] = arguments.pop(key).view(torch.float32).view(-1, 4)
@@ -376,6 +381,7 @@ CASES = [
     Case("difficulty_decoder", "decode", lambda rows: decoder(rows, layers=2), (TALL,), decoding),
     Case("grid_filter", "advance", grid_step, (LONG, TALL), unpacking),
     Case("grid_filter", "look", grid_look, (LONG, TALL), unpacking),
+    Case("grid_filter", "look_index", grid_look_index, (LONG, TALL), unpacking),
     Case(
         "grid_filter",
         "predict",

@@ -67,6 +67,14 @@ def test_answers_are_those_of_any_posterior(name: str, dtype: torch.dtype) -> No
             close(found, expected, 2 * bound(dtype, 0.0))  # the difference of two of them
 
 
+@pytest.mark.parametrize("threshold", [-1e9, 1.0, 1e9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_no_look_helps_against_what_no_prompt_can_be_worth(threshold: float, dtype: torch.dtype) -> None:
+    gain = trained("groups", dtype).look_gain(8, threshold)
+    assert bool((gain >= 0).all())
+    close(gain, torch.zeros_like(gain), 2 * bound(dtype, 0.0))
+
+
 def close(found: Tensor, expected: Tensor, error: float) -> None:
     assert found.shape == expected.shape and found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=0, atol=error)
