@@ -241,7 +241,7 @@ def best(
 
 def _codes(groups: Sequence[Hashable] | Tensor | np.ndarray, num_prompts: int) -> list[int]:
     """Numbers of N labels, from 0 up in the order in which they first occur."""
-    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+    if isinstance(groups, str | bytes | set | frozenset | dict) or not hasattr(groups, "__len__"):
         raise TypeError(f"groups must be a sequence of labels; got {type(groups).__name__}")
     if isinstance(groups, Tensor | np.ndarray) and groups.ndim != 1:
         raise ValueError(f"groups must have shape ({num_prompts},); got {tuple(groups.shape)}")
@@ -252,6 +252,8 @@ def _codes(groups: Sequence[Hashable] | Tensor | np.ndarray, num_prompts: int) -
     for row, label in enumerate(labels):
         if not isinstance(label, Hashable):
             raise TypeError(f"groups[{row}] must be a label; got {type(label).__name__}")
+        if label != label:
+            raise ValueError(f"groups[{row}] = {label} must be a label, which nan is not")
         known.setdefault(label, len(known))
     return [known[label] for label in labels]
 

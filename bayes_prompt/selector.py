@@ -178,7 +178,7 @@ class PromptSelector:
             self._land(landed)
 
     def advance(self, elapsed: float = 1.0) -> None:
-        """Let one training step pass. `elapsed` scales the forgetting; finite and at least 0."""
+        """Let one training step pass. `elapsed` scales forgetting and drift; finite and at least 0."""
         with self._lock:
             elapsed = checks.elapsed_time(elapsed)
             self.posterior.advance(elapsed)
@@ -269,7 +269,10 @@ class PromptSelector:
                 if not 0 <= prompt < self.num_prompts:
                     raise IndexError(f"prompt = {prompt} must lie in [0, {self.num_prompts})")
             row = int(self._rows(None if prompt is None else [prompt], None if id is None else [id])[0])
-            scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
+            if self.acquisition.keeps_places:
+                scores, _ = self._ranking(self._allowed(None, [])[0])
+            else:
+                scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
             standing: dict[str, Any] = {
                 "prompt": row,
                 "id": self._identities.names([row])[0],
@@ -377,9 +380,11 @@ class PromptSelector:
                 f"masks of candidates that lie on the device left earlier picks short of {missing} prompts, -1 there"
             )
 
-    def _ranking(self) -> tuple[Tensor, Shortlist | None]:
-        """Scores of the next pick, and the shortlist that goes with them."""
-        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self._selections, self.batch_size)
+    def _ranking(self, allowed: Tensor | None = None) -> tuple[Tensor, Shortlist | None]:
+        """Scores of the next pick among those allowed, (N,) bool, and the shortlist that goes with them."""
+        told = {"allowed": allowed} if self.acquisition.keeps_places else {}
+        asked = self.posterior, self.seed, self._selections, self.batch_size
+        scores, shortlist = self.acquisition.ranking(*asked, **told)
         if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
             raise ValueError(
                 f"{self.acquisition!r} must give scores of shape ({self.num_prompts},) on "
@@ -419,7 +424,7 @@ class PromptSelector:
         allowed = mask
         if not self.allow_in_flight:
             allowed = self._outings.available if mask is None else mask & self._outings.available
-        scores, shortlist = self._ranking()
+        scores, shortlist = self._ranking(allowed)
         picked = self._best(scores, wanted, self._recent.batch(wanted), allowed, shortlist if mask is None else None)
         values, sent_out = scores[picked], picked
         if not sure:
@@ -463,7 +468,7 @@ class PromptSelector:
             )
         if not free:
             return nobody, 0.0
-        scores, shortlist = self._ranking()
+        scores, shortlist = self._ranking(allowed)
         # A shortlist's threshold is one for the whole pool.
         batch = self._recent.batch(wanted, taken)
         picked = self._best(scores, min(wanted, free), batch, allowed, shortlist if mask is None else None)

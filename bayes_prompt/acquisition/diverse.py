@@ -41,6 +41,8 @@ class Diverse(Acquisition):
     ) -> None:
         if not isinstance(utility, Acquisition) or isinstance(utility, Diverse):
             raise TypeError(f"utility must be an Acquisition that is not Diverse; got {type(utility).__name__}")
+        if utility.keeps_places:
+            raise TypeError(f"utility must not keep places, which would be lost; got {type(utility).__name__}")
         self.utility, self.weight = utility, check_weight("weight", weight)
         self.batches = checks.integer("batches", batches, 0)
         self.pool = (

@@ -7,6 +7,7 @@ rollouts. What lies between is compared in docs/recipe.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Survey(Acquisition):
     acquisition: whose scores count. batches: of new prompts, at least 0; of half a batch, half are new.
     """
 
+    keeps_places: ClassVar[bool] = True
     acquisition: Acquisition
     batches: float = 5.5
 
@@ -61,13 +63,19 @@ class Survey(Acquisition):
         """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
         return self.acquisition.scores(posterior, seed, step)
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts: as many new ones as have a place lie above all others."""
+    def ranking(
+        self, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a pick of `batch` prompts: as many new ones as have a place lie above all others.
+
+        allowed: (N,) bool, who may be picked; None for all.
+        """
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed)
         share = min(1.0, self.batches - posterior.step)
         if share <= 0:
-            return self.acquisition.ranking(posterior, seed, step, batch)
-        scores = self.acquisition.scores(posterior, seed, step)
-        return _lifted(scores, torch.where(posterior.visits == 0, scores, -torch.inf), round(share * batch), share < 1)
+            return scores, shortlist
+        new = posterior.visits == 0 if allowed is None else (posterior.visits == 0) & allowed
+        return _lifted(scores, torch.where(new, scores, -torch.inf), round(share * batch), share < 1)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ class RevisitFloor(Acquisition):
     place, unless it is 0.
     """
 
+    keeps_places: ClassVar[bool] = True
     acquisition: Acquisition
     absence: int = 50
     share: float = 0.05
@@ -164,14 +173,20 @@ class RevisitFloor(Acquisition):
         """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
         return self.acquisition.scores(posterior, seed, step)
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, longest absent first."""
+    def ranking(
+        self, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, longest absent first.
+
+        allowed: (N,) bool, who may be picked; None for all.
+        """
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed)
         places = max(1, round(self.share * batch)) if self.share else 0
         absent = posterior.step - posterior.last_observed
-        if not places or posterior.step < self.absence or not bool((absent >= self.absence).any()):
-            return self.acquisition.ranking(posterior, seed, step, batch)
-        scores = self.acquisition.ranking(posterior, seed, step, batch)[0].clone()
-        due = torch.where(absent >= self.absence, absent, -1).double()
+        overdue = absent >= self.absence if allowed is None else (absent >= self.absence) & allowed
+        if not places or posterior.step < self.absence or not bool(overdue.any()):
+            return scores, shortlist
+        scores, due = scores.clone(), torch.where(overdue, absent, -1).double()
         # Of those absent for as long, the better ones.
         span = (scores.amax() - scores.amin()).double()
         due += torch.where(due >= 0, (scores - scores.amin()).double() / (2 * span.clamp(min=1e-12)), 0)
@@ -201,6 +216,14 @@ def _set(acquisition: Acquisition, **fields: object) -> None:
     """Python's own numbers, so that equal settings are written alike in checkpoints."""
     for name, value in fields.items():
         object.__setattr__(acquisition, name, value)
+
+
+def _within(
+    acquisition: Acquisition, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None
+) -> tuple[Tensor, Shortlist | None]:
+    """The ranking of the acquisition within, which may keep places itself."""
+    told = {"allowed": allowed} if acquisition.keeps_places else {}
+    return acquisition.ranking(posterior, seed, step, batch, **told)
 
 
 def _other(acquisition: Acquisition) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from bayes_prompt.posteriors.base import Posterior
 
 class Acquisition(ABC):
     """A score for every prompt of any posterior. They add up: `PartialProbability() + EntropyBonus(0.1)`."""
+
+    keeps_places: ClassVar[bool] = False
+    """Whether it keeps places of a batch by lifting scores in `ranking`, and asks there who may be picked at all."""
 
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
@@ -36,6 +40,8 @@ class Acquisition(ABC):
         """The acquisition whose score is the sum of both."""
         if not isinstance(other, Acquisition):
             return NotImplemented
+        if self.keeps_places or other.keeps_places:
+            raise TypeError(f"{self!r} + {other!r} would lose kept places: add within, as RevisitFloor(a + b)")
         if hasattr(other, "choose"):  # picks in its own way, and adds scores to its utility
             return NotImplemented
         return Sum(self, other)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,7 @@ class LogitRandomWalk(Drift):
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
-        numbers = {name: float(getattr(self, name)) for name in ("scale", "trend", "repulsion")}
+        numbers = {name: _number(getattr(self, name)) for name in ("scale", "trend", "repulsion")}
         return {"drift": "LogitRandomWalk", **numbers}
 
 
@@ -136,7 +135,7 @@ class Redraw(Drift):
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
-        return {"drift": "Redraw", "probability": float(self.probability)}
+        return {"drift": "Redraw", "probability": _number(self.probability)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +199,7 @@ class Mixture(Drift):
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
-        numbers = {"frozen": float(self.frozen), "thaw": float(self.thaw), "freeze": float(self.freeze)}
+        numbers = {"frozen": _number(self.frozen), "thaw": float(self.thaw), "freeze": float(self.freeze)}
         return {"drift": "Mixture", "moving": self.moving.describe(), **numbers}
 
 
@@ -301,6 +300,10 @@ def own(drift: Drift) -> Drift:
     return new
 
 
+def _number(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
 def _bernoulli(x: Tensor) -> Tensor:
     """x / (exp(x) - 1), and its value 1 at 0."""
     small = x.abs() < 1e-5
@@ -310,7 +313,21 @@ def _bernoulli(x: Tensor) -> Tensor:
 
 def _exponential(generator: Tensor) -> Tensor:
     """exp(generator). With a one more on its diagonal torch is right to rounding; of small ones it loses six digits."""
-    return torch.linalg.matrix_exp(generator + torch.eye(len(generator), dtype=torch.float64)) / math.e
+    found = torch.linalg.matrix_exp(generator + torch.eye(len(generator), dtype=torch.float64)).clamp(min=0)
+    return found / found.sum(1, keepdim=True)
+
+
+def check_transition(moves: Tensor, states: int, elapsed: float) -> None:
+    """ValueError or TypeError unless these are transitions (..., S, S) over as many states."""
+    if moves.dtype != torch.float64:
+        raise TypeError(f"transition must give float64; a drift's gave {moves.dtype}")
+    if moves.shape[-2:] != (states, states):
+        raise ValueError(f"transition must give shape ({states}, {states}); a drift's gave {tuple(moves.shape[-2:])}")
+    off = (moves.sum(-1) - 1).abs()
+    if not bool((moves >= 0).all() & (off <= 1e-6).all()):
+        raise ValueError(
+            f"transition must have rows of at least 0 that sum to 1; a drift's do not, for elapsed = {elapsed}"
+        )
 
 
 def _generator(thaw: float, freeze: float) -> Tensor:

@@ -34,6 +34,8 @@ class Inflated(TorchDistribution):
     def __init__(self, base: Distribution, zero: float | Tensor = 0.0, one: float | Tensor = 0.0) -> None:
         if not isinstance(base, Distribution) or base.batch_shape or base.event_shape:
             raise CannotLower(f"base must be a distribution of batch shape () and event shape (); got {base!r}")
+        if isinstance(base, Inflated):
+            raise CannotLower("base must be a distribution over (0, 1) without atoms; got one that is inflated already")
         self.base = base
         self.zero, self.one = checks.scalar("zero", zero), checks.scalar("one", one)
         for name, value in (("zero", self.zero), ("one", self.one)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -16,7 +17,7 @@ from torch.distributions import Beta, Distribution
 from bayes_prompt.errors import CannotLower
 from bayes_prompt.models import checks, grid
 from bayes_prompt.models.banks import Bank, DecayBank, DriftBank
-from bayes_prompt.models.drift import Drift, own
+from bayes_prompt.models.drift import Drift, check_transition, own
 from bayes_prompt.models.grid import Points
 from bayes_prompt.models.sharing import EmpiricalBayes
 
@@ -121,7 +122,8 @@ class SuccessRate:
             if self.drift is not None and self.decay != 1.0:
                 raise ValueError(f"decay must be 1 with a drift, which forgets already; got {self.decay}")
             tables = self.lower_grid()
-            tables.transition(1.0), tables.after_look(1.0)  # which may not fit the grid
+            for law in (tables.transition, tables.after_look):
+                check_transition(law(1.0), tables.initial.shape[1], 1.0)
             return
         what_works = "a Beta with batch shape () or (N,) works: dist.Beta(1.0, 1.0)"
         if len(self.prior.batch_shape) > 1:
@@ -173,15 +175,15 @@ class SuccessRate:
         """
         points = self.points()
         if self.drift is None:
-            still = torch.eye(len(points.mass), dtype=torch.float64)[None]
-            return GridTables(points, 1, points.mass[None], lambda elapsed: still, lambda elapsed: still)
+            still = partial(_still, len(points.mass))
+            return GridTables(points, 1, points.mass[None], still, still)
         members = self.drift.members if isinstance(self.drift, DriftBank) else [self.drift]
         return GridTables(
             points,
             self.drift.modes,
             torch.stack([member.initial(points.mass) for member in members]),
-            lambda elapsed: torch.stack([member.transition(points, elapsed) for member in members]),
-            lambda elapsed: torch.stack([member.after_look(points, elapsed) for member in members]),
+            partial(_moves, "transition", members, points),
+            partial(_moves, "after_look", members, points),
         )
 
     def points(self) -> Points:
@@ -321,3 +323,11 @@ class SuccessRate:
     def _parameters(self) -> tuple[Tensor, Tensor]:
         """Alpha and beta of the prior, () or (N,), float64; gradients reach the declaration."""
         return self.prior.concentration1.to(torch.float64), self.prior.concentration0.to(torch.float64)
+
+
+def _still(states: int, elapsed: float) -> Tensor:
+    return torch.eye(states, dtype=torch.float64)[None]
+
+
+def _moves(when: str, members: Sequence[Drift], points: Points, elapsed: float) -> Tensor:
+    return torch.stack([getattr(member, when)(points, elapsed) for member in members])

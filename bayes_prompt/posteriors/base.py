@@ -125,7 +125,7 @@ class Posterior(metaclass=_Outlasting):
         """Let one step of time pass for all N prompts, with the counts observed since the last one.
 
         `elapsed` scales the forgetting alone: a decay acts as decay ** elapsed, so 0 forgets nothing, while hidden
-        states still make one transition. It must be finite and at least 0.
+        states still make one transition; on success rates that drift it scales the drift. Finite and at least 0.
         """
         elapsed = checks.elapsed_time(elapsed)
         seen = self._apply(self.counts(), elapsed)

@@ -27,4 +27,5 @@ class CountLaw:
     def mixed(self, trials: int | Tensor) -> Tensor:
         """P(0 < successes < trials | rate), (K,), or (M, K) for trials (M,)."""
         each = trials.double()[:, None] if isinstance(trials, Tensor) else trials
-        return (1 - (each * self._log_rate).exp() - (each * self._log_failure).exp()).clamp(min=0)
+        mixed = (1 - (each * self._log_rate).exp() - (each * self._log_failure).exp()).clamp(min=0)
+        return mixed * (each > 1)  # where rounding would be all there is

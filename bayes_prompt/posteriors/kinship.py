@@ -12,6 +12,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 MOST_CLUSTERS = 2048
+_MOST_GROUPED = 64
 _SAMPLE = 16_384  # prompts that the clusters' centres are found from
 _CHUNK = 1 << 13
 _ROUNDING = 1e-12  # squared distance of copies, in units of the largest squared length
@@ -22,7 +23,8 @@ class Kinship:
     """Clusters of N prompts, and how like clusters are to one another, in one way or several.
 
     With groups alone the clusters are the groups. With embeddings every prompt is a cluster of its own, as far as there
-    are no more than `MOST_CLUSTERS` of them; else clusters are found by k-means, and groups then do not matter.
+    are no more than `MOST_CLUSTERS` of them; else clusters are found by k-means, each within one group where there are
+    up to 64 groups. Of a larger pool with more groups than that, embeddings alone say who is alike.
 
     Attributes:
         cluster: (N,) int32 in [0, number). number: R. ways: names of ways of being alike, W of them.
@@ -39,14 +41,20 @@ class Kinship:
             self.cluster, self.number = groups.int(), int(groups.max()) + 1
             self._group = torch.arange(self.number, device=groups.device)
         else:
-            self.cluster, centres = _clusters(embeddings)
+            grouped = 1 < int(groups.max()) + 1 <= _MOST_GROUPED
+            cluster, centres = _clusters(embeddings, MOST_CLUSTERS // (int(groups.max()) + 1 if grouped else 1))
+            if grouped and len(centres) < len(groups):  # a cluster lies within one group
+                pair, cluster = (cluster * (int(groups.max()) + 1) + groups).unique(return_inverse=True)
+                centres = centres[pair // (int(groups.max()) + 1)]
+                self._group = pair % (int(groups.max()) + 1)
+            elif len(centres) == len(groups) and int(groups.max()) > 0:
+                self._group = groups
+            self.cluster = cluster.int()
             self.number, self._centres = len(centres), centres - centres.mean(0)
             sample = self._centres[:: max(1, self.number // 512)]
             apart = _distances(sample, sample)
             apart = apart[apart > _ROUNDING * sample.square().sum(1).amax()]
             self._median = float(apart.median()) if len(apart) else 1.0
-            if self.number == len(groups) and int(groups.max()) > 0:
-                self._group = groups
         alone = self.number == 1
         self.ways = [*["like"] * (0 if embeddings is None or alone else len(self._widths))]
         if self._group is not None and not alone:
@@ -79,20 +87,23 @@ class Kinship:
         return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 
-def _clusters(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """The cluster (N,) int32 of each prompt, and centres (R, D) float64: a function of the embeddings alone."""
+def _clusters(embeddings: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The cluster (N,) int64 of each prompt, and centres (R, D) float64: a function of the embeddings alone.
+
+    most: clusters of a pool of more than `MOST_CLUSTERS` prompts, at most.
+    """
     count, device = len(embeddings), embeddings.device
     if count <= MOST_CLUSTERS:
-        return torch.arange(count, device=device, dtype=torch.int32), embeddings.detach().double()
+        return torch.arange(count, device=device), embeddings.detach().double()
     picked = np.sort(np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False))
     sample = embeddings[torch.from_numpy(picked).to(device)].detach().double().cpu().numpy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")  # of copies: left out below
-        found, _ = kmeans2(sample, MOST_CLUSTERS, iter=5, minit="points", rng=0, missing="warn")
+        found, _ = kmeans2(sample, most, iter=5, minit="points", rng=0, missing="warn")
     centres = torch.from_numpy(found).to(device)
     nearest = [_distances(part.double(), centres).argmin(1) for part in embeddings.detach().split(_CHUNK)]
     used, cluster = torch.cat(nearest).unique(return_inverse=True)
-    return cluster.int(), centres[used]
+    return cluster, centres[used]
 
 
 def _distances(rows: Tensor, centres: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayes_prompt.models.drift import check_transition
+
 CAPACITY = 64
 """Steps that are told apart; beliefs that are older are written forward."""
 
@@ -59,9 +61,12 @@ class Propagators:
     def transitions(self, elapsed: float) -> tuple[Tensor, Tensor]:
         """T (J, K, K) of prompts that rest, and of those that are looked at."""
         if elapsed not in self._known:
+            resting, looked = (law(elapsed).detach() for law in self._laws)
+            for each in (resting, looked):
+                check_transition(each, self.products.shape[-1], elapsed)
+            resting, looked = resting.to(self._device), looked.to(self._device)
             if len(self._known) >= 8:  # a trainer that tells another number each time
                 self._known.pop(next(iter(self._known)))
-            resting, looked = (law(elapsed).detach().to(self._device) for law in self._laws)
             self._known[elapsed] = resting, looked
         return self._known[elapsed]
 

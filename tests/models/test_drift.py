@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -268,3 +269,38 @@ def test_a_declaration_keeps_its_own_numbers() -> None:
     model = bp.SuccessRate(drift=bp.LogitRandomWalk(scale), grid=9)
     model.lower_grid().transition(1.0)[0, 0, 0].backward()
     assert scale.grad is not None and bool(scale.grad.isfinite())
+
+
+class Wrong(bp.Drift):
+    """A drift that is none."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> torch.Tensor:
+        return self.matrix
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "words"),
+    [
+        (2 * torch.eye(9).double(), ValueError, "rows of at least 0 that sum to 1"),
+        (-torch.eye(9).double(), ValueError, "rows of at least 0 that sum to 1"),
+        (torch.full((9, 9), torch.nan).double(), ValueError, "rows of at least 0 that sum to 1"),
+        (torch.eye(8).double(), ValueError, r"shape \(9, 9\); a drift's gave \(8, 8\)"),
+        (torch.eye(9), TypeError, "float64; a drift's gave torch.float32"),
+    ],
+)
+def test_drifts_of_ones_own_are_checked(matrix: torch.Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        bp.SuccessRate(grid=9, drift=Wrong(matrix))
+
+
+@pytest.mark.parametrize("elapsed", [1e6, 1e12, 1e15])
+def test_long_rests_keep_probabilities(elapsed: float) -> None:
+    points = bp.SuccessRate(grid=21, drift=bp.LogitRandomWalk(0.3)).points()
+    moves = bp.LogitRandomWalk(0.3, 0.02, 0.05).transition(points, elapsed)
+    assert float((moves.sum(1) - 1).abs().max()) < 1e-12 and float(moves.min()) >= 0

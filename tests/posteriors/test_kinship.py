@@ -138,7 +138,7 @@ def test_a_digest_tells_what_it_was_made_of() -> None:
 def test_many_prompts_are_put_into_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinship, "MOST_CLUSTERS", 20)
     embeddings, of = blobs(10)
-    labels = torch.arange(60) % 2
+    labels = torch.zeros(60, dtype=torch.int64)
     kin = Kinship(labels, embeddings, WIDTHS)
     assert 6 <= kin.number <= 20 and kin.ways == ["like", "like"]
     assert kin.cluster.dtype == torch.int32 and kin.cluster.unique().tolist() == list(range(kin.number))
@@ -147,10 +147,26 @@ def test_many_prompts_are_put_into_clusters(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(each > 1 for each in mixed) <= 1
     again = Kinship(labels, embeddings.clone(), WIDTHS)
     assert torch.equal(again.cluster, kin.cluster) and again.digest() == kin.digest()
-    assert Kinship(1 - labels, embeddings, WIDTHS).digest() != kin.digest()  # which a bank's weights go by
+    grouped = torch.arange(60) % 2  # a bank's weights go by groups, too
+    assert Kinship(grouped, embeddings, WIDTHS).digest() != Kinship(1 - grouped, embeddings, WIDTHS).digest()
     likeness = kin.likeness(torch.arange(kin.number))
     assert bool((likeness.diagonal(dim1=1, dim2=2) == 1).all())
     torch.testing.assert_close(likeness, likeness.transpose(1, 2), rtol=0, atol=1e-12)
+
+
+def test_clusters_lie_within_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large pool, too: what is seen of one group says more about it than about another."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", 20)
+    embeddings, _ = blobs(10)
+    labels = torch.arange(60) % 3
+    kin = Kinship(labels, embeddings, WIDTHS)
+    assert kin.ways == ["like", "like", "group", "like in the group", "like in the group"]
+    for cluster in range(kin.number):
+        assert len(labels[kin.cluster == cluster].unique()) == 1
+    _, _, group, *within = kin.likeness(torch.arange(kin.number))
+    own = torch.stack([labels[kin.cluster == cluster][0] for cluster in range(kin.number)])
+    assert torch.equal(group, (own[:, None] == own).double())
+    assert all(bool((each <= group).all()) for each in within)
 
 
 @pytest.mark.parametrize("sample", [40, 1_000])
