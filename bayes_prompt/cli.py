@@ -51,8 +51,8 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0; 1 when results could not be written, or a benchmarked implementation is wrong; 2 for bad usage or a missing
-    extra; 130 when interrupted.
+    0; 1 when results could not be written, whoever reads the output has gone, or a benchmarked implementation is wrong;
+    2 for bad usage or a missing extra; 130 when interrupted.
     """
     options = build_parser().parse_args(arguments)
     command: Command = options.command
@@ -65,7 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        return command.act(options)
+        code = command.act(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # As when it is piped into head. What is still to be written goes nowhere, so that the exit is quiet, too.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -27,7 +27,8 @@ class History:
     Args:
         successes: (T, N) int64, 0 <= successes <= trials; None where they are to be sampled from a model.
         trials: (T, N) int64; 0 where the prompt was not observed in that step.
-        ids: N distinct names of the prompts, all strings or all integers; None where they are called by their rows.
+        ids: N distinct names of the prompts, all strings or all integers of 64 bits; None where they are called by
+            their rows.
 
     Raises:
         TypeError: a count is not a tensor of integers, or ids are neither strings nor integers.
@@ -132,10 +133,10 @@ class History:
     ) -> History:
         """Read anybody's history: .parquet, .jsonl or .ndjson, with the columns prompt_id, step, successes, trials.
 
-        The column of steps may be called visit; other columns are ignored. A prompt_id is a string or an integer of any
-        size, with gaps or without. The prompts that occur become the rows, in sorted order of their ids, and the
-        history's `ids` say which they are: None where they are 0 to N-1. A file that notes its prompts (see
-        `write_parquet`) gets those rows. Records with 0 trials say that there are such a prompt and step.
+        The column of steps may be called visit; other columns are ignored. A prompt_id is a string or an integer of 64
+        bits, in [-2**63, 2**63), with gaps or without. The prompts that occur become the rows, in sorted order of their
+        ids, and the history's `ids` say which they are: None where they are 0 to N-1. A file that notes its prompts
+        (see `write_parquet`) gets those rows. Records with 0 trials say that there are such a prompt and step.
 
         Args:
             path: the file.
@@ -302,6 +303,8 @@ def _distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
     for row, name in enumerate(names):
         if not isinstance(name, kind) or isinstance(name, bool):
             raise TypeError(f"ids[{row}] = {name!r} must be a string or an integer, and all of them alike")
+        if not history_files.is_name(name):
+            raise ValueError(f"ids[{row}] = {name!r} must be an integer of 64 bits, in [-2**63, 2**63)")
         if (earlier := rows.setdefault(name, row)) != row:
             raise ValueError(f"ids[{row}] = {name!r} is also ids[{earlier}]; ids must be distinct")
     return tuple(names)

@@ -87,7 +87,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Table:
         for name, value in zip(names[1:], values[1:], strict=True):
             if type(value) is not int or not -(2**63) <= value < 2**63:
                 raise ValueError(f"line {number}: {name} = {value!r} must be an integer of 64 bits")
-        if type(values[0]) is not str and (type(values[0]) is not int or not -(2**63) <= values[0] < 2**63):
+        if not is_name(values[0]):
             raise ValueError(f"line {number}: {names[0]} = {values[0]!r} must be a string or an integer of 64 bits")
         found.append(values)
     if names is None:
@@ -102,11 +102,18 @@ def line(prompt: Name, step: int, successes: int, trials: int) -> str:
     return f'{{"prompt_id": {json.dumps(prompt)}, "step": {step}, "successes": {successes}, "trials": {trials}}}\n'
 
 
+def is_name(name: Any) -> bool:
+    """Whether a prompt may be called so: a string, or an integer of 64 bits."""
+    if isinstance(name, int) and not isinstance(name, bool):
+        return -(2**63) <= name < 2**63
+    return isinstance(name, str)
+
+
 def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tuple[np.ndarray, tuple[Name, ...]]:
     """Row numbers (R,) of the prompts (R,), and the names (N,) of the rows: `ids`, or those that occur, sorted.
 
-    Raises TypeError where they are neither integers nor strings, ValueError for one that `ids` lacks; `name` is what
-    they are called.
+    Raises TypeError where they are neither integers nor strings, ValueError for an integer of more than 64 bits, or one
+    that `ids` lacks; `name` is what they are called.
     """
     if prompts.dtype.kind in "OU":
         kinds = {str if isinstance(prompt, str) else type(prompt) for prompt in prompts.tolist()}
@@ -115,6 +122,8 @@ def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tu
             raise TypeError(f"{name} must hold integers alone or strings alone; got {one}")
     elif prompts.dtype.kind not in "iu" and len(prompts):
         raise TypeError(f"{name} must hold integers or strings; got {prompts.dtype}")
+    elif prompts.dtype.kind == "u" and (over := prompts > np.uint64(2**63 - 1)).any():
+        raise ValueError(f"{name}[{over.argmax()}] = {prompts[over][0]} must be an integer of 64 bits, below 2**63")
     if ids is None:
         names, rows = np.unique(prompts, return_inverse=True)
         return rows.reshape(-1), tuple(names.tolist())

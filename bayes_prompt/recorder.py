@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from threading import RLock
 from types import MethodType, TracebackType
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bayes_prompt.selector import PromptSelector
 
 logger = logging.getLogger(__name__)
+_BEGIN = b'{"prompt_id": '  # of every line
 
 
 class Recorder:
@@ -47,11 +48,12 @@ class Recorder:
     Args:
         path: .jsonl, .ndjson or .parquet; its folder is made where it is missing.
         selector: whose steps are recorded, numbered by those of its posterior; under the names of its prompts if it has
-            ids (strings or integers), else under their rows. On a GPU each step waits for the counts.
+            ids (strings, or integers of 64 bits), else under their rows. On a GPU each step waits for the counts.
         resume: go on with a file that is there; without it, such a file is an error.
 
     Raises:
-        ValueError: the ending of the name; a file that is there, unless `resume`; or one that is no such record.
+        ValueError: the ending of the name; a file that is there, unless `resume`; or one that is no such record, or not
+            one of these prompts. It is as it was then.
         TypeError: the selector's ids are neither strings nor integers, or it is no PromptSelector.
         ImportError: .parquet, and pyarrow is not installed. OSError: the file cannot be written.
     """
@@ -75,10 +77,15 @@ class Recorder:
             self._names = _names(selector)
             self._num_prompts = selector.num_prompts
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if parquet and self.path.exists() and not self.lines.exists():
+        self._prompts = _Prompts(self._names, self._num_prompts)
+        self._starts: dict[int, int] = {}
+        end, unfinished = 0, False
+        if self.lines.exists():
+            self._starts, end, unfinished = _scan(self.lines, self._prompts)
+        elif parquet and self.path.exists():
             with whole(self.lines) as scratch:
-                History.read_parquet(self.path).write_jsonl(scratch)
-        self._starts, end, unfinished = _scan(self.lines) if self.lines.exists() else ({}, 0, False)
+                History.read(self.path).write_jsonl(scratch)
+                self._starts, end, unfinished = _scan(scratch, self._prompts, self.path)
         self._open_step: int | None = None  # the one that `record` may add to
         self._file: BinaryIO | None = open(self.lines, "ab", buffering=0)  # noqa: SIM115 - it stays open until close
         self._file.truncate(end)
@@ -106,12 +113,13 @@ class Recorder:
 
         Args:
             step: at least 0.
-            prompts: rows, or names (strings or integers) of the prompts, (B,).
+            prompts: rows, or names of the prompts, (B,): strings, or integers of 64 bits, and all of a file alike. Of a
+                recorder with a selector, those of its prompts.
             successes: (B,) integers in [0, trials]. trials: (B,) integers, or one for all, at least 1.
 
         Raises:
-            ValueError: a count out of range, a shape, a step before the last one, or the recorder is closed.
-            TypeError: not integers, or names that are neither.
+            ValueError: a count or prompt out of range, a shape, a step before the last one, or the recorder is closed.
+            TypeError: not integers, or names that are neither or not like the others.
             OSError: it could not be written. The file is then as it was.
         """
         step = checks.integer("step", step, 0, 2**63 - 1)
@@ -119,6 +127,7 @@ class Recorder:
         rows = range(len(names))
         _, solved, of = checks.counts(rows, successes, trials, max(1, len(names)))
         with self._lock:
+            kind = self._prompts.check("prompts", names)
             if self._open_step is not None and step < self._open_step:
                 raise ValueError(
                     f"step = {step} lies before {self._open_step}, which is being recorded; late rollouts belong to "
@@ -127,7 +136,7 @@ class Recorder:
             if step != self._open_step:
                 self.rewind(step)
             self._append(step, names, solved.tolist(), of.tolist())
-            self._open_step = step
+            self._open_step, self._prompts.kind = step, kind
 
     def rewind(self, step: int) -> None:
         """Drop what was recorded of this step and of later ones, for training goes on from there again."""
@@ -265,30 +274,73 @@ def _listed(prompts: Any, what: str = "prompts") -> list[Name]:
     for place, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, str | int):
             raise TypeError(f"{what}[{place}] = {name!r} must be an integer or a string")
+        if not history_files.is_name(name):
+            raise ValueError(f"{what}[{place}] = {name!r} must be an integer of 64 bits")
     return names
 
 
-def _scan(path: Path) -> tuple[dict[int, int], int, bool]:
+class _Prompts:
+    """Which prompts a file may have: alike, and the selector's. kind: int or str; None while nothing says which."""
+
+    def __init__(self, names: tuple[Name, ...] | None, num_prompts: int | None) -> None:
+        self.pool: Container[Name] | None = None
+        self.kind: type | None = None
+        if num_prompts is not None:
+            listed: Sequence[Name] = range(num_prompts) if names is None else names
+            self.kind = int if names is None else self.check("ids of the selector", names)
+            self.pool = listed if isinstance(listed, range) else frozenset(listed)
+
+    def check(self, what: str, names: Sequence[Name]) -> type | None:
+        """The kind of these names, which are as `_listed` has them; TypeError or ValueError names the first bad one."""
+        kind = self.kind
+        for place, name in enumerate(names):
+            kind = kind or (str if isinstance(name, str) else int)
+            if not isinstance(name, kind):
+                alike = "a string" if kind is str else "an integer"
+                raise TypeError(f"{what}[{place}] = {name!r} must be {alike} like the others")
+            if self.pool is not None and name not in self.pool:
+                raise ValueError(f"{what}[{place}] = {name!r} is no prompt of the selector")
+        return kind
+
+
+def _scan(path: Path, prompts: _Prompts, told: Path | None = None) -> tuple[dict[int, int], int, bool]:
     """Where every step begins, where the last whole line ends, and whether it lacks its end of line.
 
-    Raises ValueError, which names the line, where the file was not written by a recorder: steps must ascend.
+    Raises ValueError, which names the line, where the file was not written by a recorder, whose steps ascend; or is of
+    other prompts. Only a last line without its end may be torn. told: what errors call the file.
     """
     starts: dict[int, int] = {}
     end, last, unfinished = 0, -1, False
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, start=1):
+            where = f"line {number} of {str(told or path)!r}"
+            if text.isspace():
+                end, unfinished = end + len(text), not text.endswith(b"\n")
+                continue
             try:
-                step = json.loads(text)["step"]
-            except (ValueError, KeyError, TypeError):
-                if lines.read(1):
-                    raise ValueError(f"line {number} of {str(path)!r} is no observation; got {text[:100]!r}") from None
+                step = _observed(json.loads(text), prompts)
+            except json.JSONDecodeError:
+                if text.endswith(b"\n") or not text.startswith(_BEGIN[: len(text)]):
+                    raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
                 logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
                 break
-            if type(step) is not int or step < last:
-                raise ValueError(
-                    f"line {number} of {str(path)!r}: step = {step!r} must be an integer of at least {last}"
-                )
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{where} is no observation of these prompts; got {text[:100]!r}: {error}") from None
+            if step < last:
+                raise ValueError(f"{where}: step = {step!r} must be an integer of at least {last}")
             if step > last:
                 starts[step], last = end, step
             end, unfinished = end + len(text), not text.endswith(b"\n")
     return starts, end, unfinished
+
+
+def _observed(record: Any, prompts: _Prompts) -> int:
+    """The step of what stands in a line; ValueError, TypeError or KeyError where it cannot be read as a history's."""
+    name, *counts = (record[column] for column in history_files.COLUMNS)
+    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+        raise ValueError(f"{counts} must be integers of at least 0")
+    step, successes, trials = counts
+    if successes > trials:
+        raise ValueError(f"successes = {successes} must lie in [0, trials] = [0, {trials}]")
+    prompts.kind = prompts.check("prompt_id", _listed([name], "prompt_id"))
+    return int(step)

@@ -382,7 +382,7 @@ class PromptSelector:
 
     def _ranking(self, allowed: Tensor | None = None) -> tuple[Tensor, Shortlist | None]:
         """Scores of the next pick among those allowed, (N,) bool, and the shortlist that goes with them."""
-        told = {"allowed": allowed} if self.acquisition.keeps_places else {}
+        told: dict[str, Any] = {"allowed": allowed} if self.acquisition.keeps_places else {}
         asked = self.posterior, self.seed, self._selections, self.batch_size
         scores, shortlist = self.acquisition.ranking(*asked, **told)
         if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:

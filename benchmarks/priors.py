@@ -44,8 +44,8 @@ PRIORS = (
     (
         "Atoms at 0 and 1",
         "some prompts are never, some always solved, whatever happens",
-        "bp.SuccessRate(bp.priors.inflated(bp.priors.logit_normal(0.0, 2.0), 0.05, 0.05),\n"
-        "               drift=bp.LogitRandomWalk(0.2))",
+        "prior = bp.priors.inflated(bp.priors.logit_normal(0.0, 2.0), 0.05, 0.05)\n"
+        "bp.SuccessRate(prior, drift=bp.LogitRandomWalk(0.2))",
     ),
     (
         "A histogram",
@@ -60,8 +60,8 @@ PRIORS = (
     (
         "A bank of drifts, and a shared prior",
         "four drifts weighted online; unseen prompts learn from the others",
-        "bp.SuccessRate(bp.priors.logit_normal(0.0, 3.0), sharing=bp.EmpiricalBayes(),\n"
-        "               drift=bp.DriftBank([bp.LogitRandomWalk(s, t) for s in (0.15, 0.4) for t in (0.0, 0.04)]))",
+        "bank = bp.DriftBank([bp.LogitRandomWalk(s, t) for s in (0.15, 0.4) for t in (0.0, 0.04)])\n"
+        "bp.SuccessRate(bp.priors.logit_normal(0.0, 3.0), drift=bank, sharing=bp.EmpiricalBayes())",
     ),
     ("Hidden states (DPS)", "three states, a transition matrix for each prompt", "bp.SolvingProgress(decay=0.7)"),
     ("Hidden states, pooled", "the same, one matrix for all prompts", 'bp.SolvingProgress(decay=0.9, pooling="pool")'),
@@ -70,13 +70,38 @@ ACQUISITION = bp.acquisition.LookIndex(30.0)
 
 
 def declared(line: str) -> Any:
-    """The declaration that a line of the gallery makes."""
-    return eval(line, {"bp": bp, "dist": dist, "torch": torch})
+    """The declaration that the last line of an entry makes."""
+    names: dict[str, Any] = {"bp": bp, "dist": dist, "torch": torch}
+    *before, last = line.splitlines()
+    exec("\n".join(before), names)
+    return eval(last, names)
 
 
 def selector(line: str, num_prompts: int, batch_size: int, seed: int) -> bp.PromptSelector:
     """A selector over the line's belief."""
     return bp.PromptSelector(declared(line).posterior(num_prompts), ACQUISITION, batch_size, seed)
+
+
+EXACTNESS = """\
+## How exact the filters are
+
+Without a drift, a grid is a Gauss quadrature of its prior: the mean of a Beta belief is met within 1e-6 for up to 2 K
+- 2 rollouts of a prompt (80 with 41 points), and with 800 within 1.4e-3. With a drift the filter is exact Bayes on
+its points: beliefs agree with a sum over all paths within 1e-10 (`tests/posteriors/test_grid.py`,
+`tests/kernels/test_grid_filter_bayes.py`).
+
+KGPS's Kalman filter (`bp.LogitGaussian`) keeps a Gaussian of the logit, which the exact belief is not. Its errors
+against a grid of 4,001 points, after each of 20 looks of 8 rollouts, 2,000 sequences drawn from the model with drift
+.3 and a prior deviation of 1.5, mean / largest:
+
+| method | success rate | P(informative) | evidence of a look, nats |
+|---|---|---|---|
+| moments | .0013 / .052 | .0026 / .044 | -.0002 |
+| polya_gamma | .0045 / .035 | .0159 / .109 | -.0019 |
+
+A bank of eight drifts or decays costs 1.1 to 1.7 times a single one, in whole steps of 10^6 and 10^4 prompts (`python
+benchmarks/banks.py`, one core).
+"""
 
 
 def rows(history: bp.History, seeds: int, **replayed: Any) -> list[list[str]]:
@@ -116,7 +141,7 @@ def page(tables: dict[str, list[list[str]]], seeds: int) -> str:
     for name, table in tables.items():
         lines = [head, ["---"] * len(head), *table]
         parts.append(f"### {name}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, EXACTNESS])
 
 
 def main() -> None:

@@ -142,6 +142,21 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert printed.out == ""
 
 
+@pytest.mark.parametrize("much", [True, False])
+def test_whoever_reads_the_output_may_leave(much: bool) -> None:
+    program = (
+        "import sys, dataclasses; from bayes_prompt import cli\n"
+        f"def act(options): print('x' * 100_000 if {much} else 'x'); return 0\n"
+        "cli.COMMANDS = (dataclasses.replace(cli.COMMANDS[0], act=act, needs=(), configure=lambda parser: None),)\n"
+        "sys.exit(cli.main(['fit']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()
+
+
 def test_interrupted(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     from bayes_prompt.testbed import experiment
 

@@ -171,6 +171,29 @@ def test_values_that_no_history_has_are_named_by_their_column(
         History.read_parquet(write(tmp_path / "f.parquet", {**good, column: values}))
 
 
+@pytest.mark.parametrize("name", [2**63, -(2**63) - 1, 2**70])
+def test_ids_beyond_64_bits_are_refused_in_writing_and_reading(tmp_path: Path, name: int) -> None:
+    counts = torch.ones(1, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=rf"ids\[1\] = {name} must be an integer of 64 bits"):
+        History(counts, counts, (0, name))
+    (tmp_path / "h.jsonl").write_text(f'{{"prompt_id": {name}, "step": 0, "successes": 0, "trials": 1}}\n')
+    with pytest.raises(ValueError, match=f"line 1: prompt_id = {name} must be a string or an integer of 64 bits"):
+        History.read(tmp_path / "h.jsonl")
+    if name == 2**63:
+        columns: dict[str, Any] = {each: np.array([1], np.uint64) for each in COLUMNS}
+        write(tmp_path / "f.parquet", {**columns, "prompt_id": np.array([name], np.uint64)})
+        with pytest.raises(ValueError, match=rf"prompt_id\[0\] = {name} must be an integer of 64 bits"):
+            History.read(tmp_path / "f.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_the_widest_ids_come_back(tmp_path: Path, suffix: str) -> None:
+    counts, ids = torch.ones(1, 2, dtype=torch.int64), (-(2**63), 2**63 - 1)
+    history, path = History(counts, counts, ids), tmp_path / f"h.{suffix}"
+    history.write_jsonl(path) if suffix == "jsonl" else history.write_parquet(path)
+    assert History.read(path).ids == ids
+
+
 def test_unsigned_columns_are_read(tmp_path: Path) -> None:
     columns = {name: np.array([value], np.uint64) for name, value in zip(COLUMNS, (2, 1, 3, 4), strict=True)}
     assert History.read_parquet(write(tmp_path / "f.parquet", columns)).trials.tolist() == [[0, 0, 0], [0, 0, 4]]

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -255,6 +256,114 @@ def test_bad_records_are_named_and_not_written(
     with pytest.raises(ValueError, match="is closed"):
         recorder.record(0, [0], [0], 1)
     recorder.close()
+
+
+ONE = '{"prompt_id": 0, "step": 0, "successes": 0, "trials": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"loss": 0.5}\n', "line 1 of .* is no observation of these prompts"),
+        ('{"loss": 0.5}', "line 1 of .* is no observation of these prompts"),
+        ("[1, 2]\n", "line 1 of .* is no observation of these prompts"),
+        ("not of ours", "line 1 of .* is no observation"),
+        (ONE + ONE[:20] + "\n", "line 2 of .* is no observation"),
+        (ONE + "\n" + ONE.replace("trials", "of"), "line 3 of .* is no observation .*'trials'"),
+        (ONE.replace('"successes": 0', '"successes": 2'), r"line 1 of .*: successes = 2 must lie in \[0, trials\]"),
+        (ONE.replace('"trials": 1', '"trials": 1.0'), "line 1 of .* must be integers of at least 0"),
+        (ONE.replace('"step": 0', '"step": -1'), "line 1 of .* must be integers of at least 0"),
+        (ONE + ONE.replace("0", '"a"', 1), r"line 2 of .*'a' must be an integer like the others"),
+        (ONE.replace("0", str(2**70), 1), "line 1 of .* must be an integer of 64 bits"),
+        (ONE + ONE.replace("0", str(N), 1), f"line 2 of .* = {N} is no prompt of the selector"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "h.jsonl").write_text(text)
+    chooser = selector()
+    for name in ("h.jsonl", "h.parquet"):
+        with pytest.raises(ValueError, match=message):
+            Recorder(tmp_path / name, chooser, resume=True)
+    assert (tmp_path / "h.jsonl").read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["h.jsonl"]
+    with Recorder(tmp_path / "g.jsonl", chooser):  # which is free for another
+        train(chooser, 1)
+
+
+def test_names_and_rows_are_not_mixed_on_resuming(tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text(ONE)
+    with pytest.raises(ValueError, match=r"line 1 of .* = 0 must be a string like the others"):
+        Recorder(tmp_path / "h.jsonl", selector(ids=[f"p{row}" for row in range(N)]), resume=True)
+    with pytest.raises(ValueError, match=r"line 1 of .* = 0 is no prompt of the selector"):
+        Recorder(tmp_path / "h.jsonl", selector(ids=range(1, N + 1)), resume=True)
+    assert (tmp_path / "h.jsonl").read_text() == ONE
+
+
+def test_blank_lines_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n" + ONE + "\n  \n" + ONE.replace('"step": 0', '"step": 1') + "\n ")
+    with Recorder(tmp_path / "h.jsonl", resume=True) as recorder:
+        assert recorder.last_step == 1
+        recorder.record(1, [0], [1], 3)
+        recorder.record(2, [0], [2], 2)
+        assert recorder.history().trials.tolist() == [[1], [3], [2]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        ([1, "a"], TypeError, r"prompts\[1\] = 'a' must be an integer like the others"),
+        (["a"], TypeError, r"prompts\[0\] = 'a' must be an integer like the others"),
+        ([2**70], ValueError, r"prompts\[0\] = 1180591620717411303424 must be an integer of 64 bits"),
+        ([0, N], ValueError, rf"prompts\[1\] = {N} is no prompt of the selector"),
+        ([-1], ValueError, r"prompts\[0\] = -1 is no prompt of the selector"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_would_make_the_file_unreadable_is_not_written(
+    tmp_path: Path, prompts: Any, error: type[Exception], message: str, before: int
+) -> None:
+    with Recorder(tmp_path / "h.jsonl", selector()) as recorder:
+        recorder.record(0, [3], [1], 1)
+        recorder.record(1, [4], [1], 1)
+        written = recorder.path.read_bytes()
+        with pytest.raises(error, match=message):
+            recorder.record(1 + before, prompts, [0] * len(prompts), 1)
+        assert recorder.path.read_bytes() == written and recorder.last_step == 1
+    alone = Recorder(tmp_path / "alone.jsonl")
+    alone.record(0, ["b"], [0], 1)
+    with pytest.raises(TypeError, match=r"prompts\[0\] = 3 must be a string like the others"):
+        alone.record(0, [3], [0], 1)
+    alone.close()
+    assert History.read(alone.path).ids == ("b",)
+    with Recorder(alone.path, resume=True) as alone, pytest.raises(TypeError, match="must be a string like the others"):
+        alone.record(1, [3], [0], 1)
+
+
+def test_ids_of_a_selector_that_no_file_can_have(tmp_path: Path) -> None:
+    for ids, error, message in (
+        ([2**70, *range(1, N)], ValueError, r"ids of the selector\[0\] = .* must be an integer of 64 bits"),
+        (["a", *range(1, N)], TypeError, r"ids of the selector\[1\] = 1 must be a string like the others"),
+    ):
+        with pytest.raises(error, match=message):
+            Recorder(tmp_path / "h.jsonl", selector(ids=ids))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_parquet_file_of_somebody_else_keeps_its_names(tmp_path: Path) -> None:
+    names = [7, 10**12, -5]
+    trials = torch.tensor([[2, 2, 2]])
+    History(torch.tensor([[0, 1, 2]]), trials, tuple(names)).write_parquet(tmp_path / "h.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "h.parquet").replace_schema_metadata(None)
+    pyarrow.parquet.write_table(table, tmp_path / "h.parquet")
+    with pytest.raises(ValueError, match=r"line 1 of '.*h\.parquet' .* is no prompt of the selector"):
+        Recorder(tmp_path / "h.parquet", selector(), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["h.parquet"]
+    with Recorder(tmp_path / "h.parquet", resume=True) as recorder:
+        recorder.record(1, [10**12], [1], 1)
+    history = History.read(tmp_path / "h.parquet")
+    assert history.ids == (-5, 7, 10**12)
+    assert history.trials.tolist() == [[2, 2, 2], [0, 0, 1]]
+    assert history.successes is not None and history.successes.tolist() == [[2, 0, 1], [0, 0, 1]]
 
 
 def test_what_cannot_be_recorded_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ rollouts. What lies between is compared in docs/recipe.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -222,7 +222,7 @@ def _within(
     acquisition: Acquisition, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None
 ) -> tuple[Tensor, Shortlist | None]:
     """The ranking of the acquisition within, which may keep places itself."""
-    told = {"allowed": allowed} if acquisition.keeps_places else {}
+    told: dict[str, Any] = {"allowed": allowed} if acquisition.keeps_places else {}
     return acquisition.ranking(posterior, seed, step, batch, **told)
 
 

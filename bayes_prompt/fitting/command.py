@@ -45,7 +45,12 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
     )
     add("--draws", type=_whole(1), default=300, metavar="N", help="of nuts (default: %(default)s)")
     add("--seed", type=_whole(0), default=0, metavar="N", help="of all randomness (default: %(default)s)")
-    add("--out", metavar="FILE", help="write what was found there as JSON; bp.fitting.families.read makes the model")
+    add(
+        "--out",
+        metavar="FILE",
+        help="write what was found there as JSON; the model is made of it by read(FILE), after: from "
+        "bayes_prompt.fitting.families import read",
+    )
     add("--json", action="store_true", help="print the same to stdout, and nothing else")
     add("--quiet", action="store_true", help="no progress bars")
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from bayes_prompt.fitting.laplace import Tell
-from bayes_prompt.fitting.outcomes import small_operations
+from bayes_prompt.fitting.outcomes import judged, small_operations
 from bayes_prompt.fitting.predictions import predicted, replicate
 from bayes_prompt.fitting.statistics import Check, checks
 from bayes_prompt.history import History
@@ -90,7 +90,8 @@ def compare(
         progress: is called with (name, done, in all).
 
     Raises:
-        ValueError: no models, a history without successes or without looks. TypeError: something that is no model.
+        ValueError: no models, a history without successes or without looks. TypeError: something that is no
+            model, or no history.
     """
     replicates = model_checks.whole("replicates", replicates, 0)
     if not models:
@@ -98,9 +99,9 @@ def compare(
     for name, model in models.items():
         if not hasattr(model, "posterior"):
             raise TypeError(f"models[{name!r}] must be a declaration, with a posterior; got {type(model).__name__}")
+    judged(history)
+    assert history.successes is not None
     looked = history.trials.cpu() > 0
-    if history.successes is None or not bool(looked.any()):
-        raise ValueError("history must have successes and looks; got none")
     tell = progress or (lambda stage, done, total: None)
     successes, trials = history.successes.cpu(), history.trials.cpu()
     found: dict[str, tuple[Tensor, int]] = {}
@@ -132,10 +133,11 @@ def _mean(by_prompt: Tensor, looks: Tensor) -> tuple[float, float]:
     """The mean of a look, and its standard error with prompts as clusters, of sums (N,) over looks (N,)."""
     total = float(looks.sum())
     mean = float(by_prompt.sum()) / total
+    # In float64: integers times a number would be float32.
     prompts = int((looks > 0).sum())
     if prompts < 2:
         return mean, math.nan
-    spread = float((by_prompt - mean * looks).square().sum())
+    spread = float((by_prompt - mean * looks.double()).square().sum())
     return mean, math.sqrt(prompts / (prompts - 1) * spread) / total
 
 

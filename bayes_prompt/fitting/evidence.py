@@ -15,7 +15,7 @@ from bayes_prompt.history import History
 from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.models.success_rate import SuccessRate
 
-WHAT_WORKS = "SolvingProgress works, and so does SuccessRate without sharing"
+WHAT_WORKS = 'SolvingProgress with pooling="prompt" works, and so does SuccessRate without sharing'
 
 
 def log_count_evidence(model: SolvingProgress | SuccessRate, history: History, decay: Tensor | None = None) -> Tensor:
@@ -31,7 +31,8 @@ def log_count_evidence(model: SolvingProgress | SuccessRate, history: History, d
         decay: a tensor () in [0, 1] that takes the place of the model's, which is a plain number.
 
     Raises:
-        TypeError: another kind of declaration. ValueError: `history` has no successes, or `decay` is out of range.
+        TypeError: another kind of declaration, or one whose prompts learn from each other. ValueError: `history` has no
+            successes, or `decay` is out of range.
     """
     return log_chances(model if decay is None else with_decay(model, decay), history)[0].sum()
 
@@ -61,13 +62,17 @@ def log_chances(model: SolvingProgress | SuccessRate, history: History) -> tuple
 
 def has_filter(model: Any) -> bool:
     """Whether there is a filter of this declaration that gradients go through."""
-    return isinstance(model, SolvingProgress) or (isinstance(model, SuccessRate) and model.sharing is None)
+    if isinstance(model, SolvingProgress):
+        return model.pooling == "prompt"
+    return isinstance(model, SuccessRate) and model.sharing is None
 
 
 def count_filter(model: Any, outcomes: Outcomes) -> CountFilter:
     """The differentiable filter of a declaration; TypeError where there is none."""
     if not has_filter(model):
         shared = " with sharing" if isinstance(model, SuccessRate) else ""
+        if isinstance(model, SolvingProgress):
+            shared = f" with pooling={model.pooling!r}"
         raise TypeError(f"model is a {type(model).__name__}{shared}; {WHAT_WORKS}")
     if isinstance(model, SolvingProgress):
         return ProgressFilter(model, outcomes)

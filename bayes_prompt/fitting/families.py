@@ -59,6 +59,8 @@ def read(path: str | PathLike[str]) -> Any:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         family = FAMILIES[found["family"]]
         values = {name: summary["mean"] for name, summary in found["parameters"].items()} | found["fixed"]
+        if missing := [name for name in family.start if name not in values]:
+            raise ValueError(f"it lacks {missing[0]}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no fit of one of {', '.join(FAMILIES)}: {error!r}") from error
     return family.declare(**values)

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_median, init_to_value
@@ -19,8 +20,8 @@ from torch.distributions import Distribution
 
 from bayes_prompt.fitting.families import named
 from bayes_prompt.fitting.laplace import Laplace, Tell, laplace
-from bayes_prompt.fitting.outcomes import small_operations
-from bayes_prompt.fitting.program import Program, forgets
+from bayes_prompt.fitting.outcomes import judged, small_operations
+from bayes_prompt.fitting.program import DECAY, Program, forgets
 from bayes_prompt.fitting.results import Estimate, FitResult
 from bayes_prompt.history import History
 from bayes_prompt.models import checks
@@ -33,6 +34,7 @@ _NESTING = 2  # plates of the declarations' programs
 _STEPS = {"predictive": 40, "generative": 600}  # of SVI; the first starts at the mode, in its own coordinates
 _RATE = 0.05  # of SVI, at its start
 _DEPTH = 7  # of NUTS's trees
+_LEAST_DRAWS = 4  # of which an effective sample size is told
 
 
 def fit(
@@ -68,17 +70,20 @@ def fit(
         method: "svi" (a multivariate normal of the unconstrained parameters, from the mode on), "nuts" (Hamiltonian
             Monte Carlo: for small histories, hundreds of evaluations), or "map" (the mode alone).
         likelihood: "predictive": the filter's `log_count_evidence`, by `pyro.factor`; where the filter is exact
-            inference (no forgetting, and transitions that are fixed or shared) that is the likelihood of the
+            inference (no forgetting, and transitions that are fixed) that is the likelihood of the
             declaration's own Pyro program, summed exactly over its latent variables. "generative": that program itself,
             whose discrete variables are enumerated and whose others are inferred too, with "svi" by independent
             normals: their parameters' intervals are too narrow, and transitions of each prompt's own look more alike
-            than they are; "nuts" has no such bias. Not with forgetting, nor with "map".
+            than they are; "nuts" has no such bias. Not with forgetting, nor with "map". Both start at the mode of the
+            predictive likelihood; declarations with pooling or sharing, which have none, are refused.
         steps: of SVI; None: 40, or 600 for a generative likelihood.
         draws, warmup: of NUTS.
         seed: of all randomness.
-        start: values to start from, by name; the others start at their priors' medians, or where the family says.
+        start: values of free parameters to start from, by name; the others start at their priors' medians, or where the
+            family says.
         progress: is called with (stage, done, in all).
-        parameters: for each a Pyro distribution of batch shape (), its prior; or a value, which then is fixed.
+        parameters: for each a continuous distribution of Pyro's, of batch shape (), its prior, that of `decay` within
+            [0, 1]; or a value, which then is fixed: handed to a function as it is, to a named family as its others are.
 
     Returns:
         The declaration at the posterior means, and the parameters.
@@ -87,6 +92,7 @@ def fit(
         ValueError, TypeError: an argument, or a parameter that the evidence does not depend on. What the family raises
         has a note with the parameters' values. FloatingPointError: a search that left the finite numbers.
     """
+    judged(history)
     _choice("method", method, METHODS)
     _choice("likelihood", likelihood, LIKELIHOODS)
     for name, number in (("draws", draws), ("warmup", warmup), *((("steps", steps),) if steps is not None else ())):
@@ -95,8 +101,13 @@ def fit(
     given = parameters if known is None else {**known.priors, **parameters}
     if known is not None and given.keys() != known.priors.keys():
         raise ValueError(f"{sorted(given.keys() - known.priors.keys())[0]} is no parameter of {family!r}")
+    if known is not None:
+        given = {name: _fixed(name, value, known.priors[name]) for name, value in given.items()}
     build = named(family).build if isinstance(family, str) else family
     program = Program(build, *_split(given), history)
+    for name in start or {}:
+        if name not in program.priors:
+            raise ValueError(f"start has {name!r}, which is {'fixed' if name in given else 'no parameter'}")
     tell = progress or (lambda stage, done, total: None)
     alone = seeded(seed, torch.device("cpu")), pyro.get_param_store().scope()
     with alone[0], alone[1], torch.enable_grad(), small_operations(history):
@@ -214,14 +225,33 @@ def _enumerated(site: dict[str, Any]) -> bool:
 
 
 def _split(parameters: Mapping[str, Any]) -> tuple[dict[str, Distribution], dict[str, Any]]:
-    """Priors and values; ValueError where there is nothing to fit, or a prior of many."""
+    """Priors and values; ValueError or TypeError where there is nothing to fit, or a prior that cannot be one."""
     laws = {name: value for name, value in parameters.items() if isinstance(value, Distribution)}
     if not laws:
         raise ValueError("parameters must have at least one prior, a distribution; all are fixed")
     for name, law in laws.items():
         if law.batch_shape:
             raise ValueError(f"{name} has a prior of batch shape {tuple(law.batch_shape)}; .to_event() makes it one")
+        support: Any = law.support
+        if not isinstance(law, TorchDistributionMixin) or support.is_discrete:
+            raise TypeError(f"{name} has the prior {law}; continuous distributions of pyro.distributions work")
+        ends = [getattr(support, end, math.nan) for end in ("lower_bound", "upper_bound")]
+        if name == DECAY and not (ends[0] >= 0 and ends[1] <= 1):
+            raise ValueError(f"decay must have a prior whose support lies in [0, 1]; that of {law} is {support}")
     return laws, {name: value for name, value in parameters.items() if name not in laws}
+
+
+def _fixed(name: str, value: Any, prior: Distribution) -> Any:
+    """A value of a named family's parameter as the family takes it, a tensor but for the decay; priors as they are."""
+    if name == DECAY or isinstance(value, Distribution):
+        return value
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a prior or numbers; got {value!r}") from error
+    if tensor.shape != prior.event_shape:
+        raise ValueError(f"{name} must have shape {tuple(prior.event_shape)}; got {value!r}")
+    return tensor
 
 
 def _start(program: Program, given: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -242,11 +272,16 @@ def _start(program: Program, given: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _effective(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """At least 0, which stands for draws that never moved, too; nan where they are too few to tell."""
     from pyro.ops.stats import effective_sample_size
 
-    return {
-        name: float(effective_sample_size(estimate.draws[None], 0, 1).min()) for name, estimate in estimates.items()
-    }
+    found = {}
+    for name, estimate in estimates.items():
+        found[name] = math.nan
+        if len(estimate.draws) >= _LEAST_DRAWS:
+            size = float(effective_sample_size(estimate.draws[None], 0, 1).min())
+            found[name] = size if size > 0 else 0.0
+    return found
 
 
 def _choice(name: str, value: str, accepted: tuple[str, ...]) -> None:

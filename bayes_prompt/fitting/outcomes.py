@@ -48,6 +48,14 @@ def possible(trials: Tensor) -> Outcomes:
     )
 
 
+def judged(history: History) -> None:
+    """TypeError or ValueError unless it is a history with successes and looks, from which models are judged."""
+    if not isinstance(history, History):
+        raise TypeError(f"history must be a History; got {type(history).__name__}")
+    if history.successes is None or not bool((history.trials > 0).any()):
+        raise ValueError("history must have successes and looks; got none")
+
+
 @contextmanager
 def small_operations(history: History) -> Iterator[None]:
     """A block in which torch works on one core where there are few prompts: it has thousands of small operations, and

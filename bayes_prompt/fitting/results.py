@@ -47,7 +47,8 @@ class FitResult:
         observations: looks in the history.
         elbo: the evidence lower bound at each step of SVI, else empty.
         method: "svi", "nuts" or "map". likelihood: "predictive" or "generative".
-        effective_draws: of NUTS, the effective sample size of each parameter's worst entry; else empty.
+        effective_draws: of NUTS, the effective sample size of each parameter's worst entry, nan of fewer than four
+            draws; else empty.
         family: the name of the family, where it has one.
     """
 
@@ -88,7 +89,7 @@ class FitResult:
         return FAMILIES[self.family].code.format(**self.fixed, **means)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the draws, as JSON-able numbers, strings and lists."""
+        """All of it but the draws, as JSON-able numbers, strings and lists; None where there is no number."""
         numbers = {
             name: {key: value.tolist() for key, value in zip(_KEYS, _summary(estimate), strict=True)}
             for name, estimate in self.parameters.items()
@@ -105,7 +106,7 @@ class FitResult:
             "log_count_evidence": self.log_count_evidence,
             "observations": self.observations,
             "elbo": list(self.elbo),
-            "effective_draws": dict(self.effective_draws),
+            "effective_draws": {name: None if size != size else size for name, size in self.effective_draws.items()},
         }
 
     def write(self, path: str | PathLike[str]) -> None:

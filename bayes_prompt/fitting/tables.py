@@ -35,7 +35,7 @@ def show_fit(result: FitResult, console: Console) -> None:
     each = result.log_count_evidence / max(result.observations, 1)
     line = f"log evidence {result.log_count_evidence:.2f} of {result.observations:,} looks, {each:.4f} each"
     console.print(line, highlight=False)
-    if result.effective_draws:
+    if any(size == size for size in result.effective_draws.values()):
         least = min(result.effective_draws, key=lambda name: result.effective_draws[name])
         console.print(f"effective draws: at least {result.effective_draws[least]:.0f} ({least})", highlight=False)
     if (code := result.python()) is not None:

@@ -44,7 +44,8 @@ def replay(
     At each visit a method picks, and its picks' recorded counts are what it observes. Before each visit from
     `first_visit` on, its P(informative) of every prompt is judged by what that prompt's count shows. Where a step has
     no record of a prompt (trials 0), the prompt cannot be picked then and is not judged; where fewer prompts than a
-    batch have one, the pick is smaller. Steps without any record are left out. Mind how such records were chosen: if by
+    batch have one, the pick is smaller. Steps without any record are left out, and those before the first record count
+    for nothing, so that visits may be numbered from 0 or from 1. Mind how such records were chosen: if by
     a method, the replay is confined to what that method looked at.
 
     What is told, and what it means: `bayes_prompt.replays.results.FIGURES`.
@@ -58,8 +59,8 @@ def replay(
         seeds: so many, from 0 on, or the seeds themselves.
         visits: replay the first so many steps. None: all; or, where every prompt counts its own visits, so that
             the records of each are its first steps without a gap, as many as nine in ten prompts have.
-        min_visits: keep the prompts that have at least so many records. None: as many as are replayed where every
-            prompt counts its own visits, else 1.
+        min_visits: keep the prompts that have at least so many records, one of them in a step that is replayed. None:
+            as many as are replayed where every prompt counts its own visits, else 1.
         first_visit: at least 0.
         texts, embeddings: N strings, or (N, D) numbers, for the recipes that take them; not both.
         groups: N labels, such as the data set of each prompt, likewise.
@@ -81,12 +82,17 @@ def replay(
     made = factories(methods, sides)
     # One selector of each before the work begins, so that a mistake in the last one does not cost the others' time.
     first = {name: _made(name, make, num_prompts, size, numbers[0]) for name, make in made.items()}
+    _apart(first)
     found = []
     with told(progress) as tell:
         for name, make in made.items():
-            runs = []
+            runs: list[Run] = []
+            earlier: PromptSelector | None = None
             for done, seed in enumerate(numbers):
                 selector = first.pop(name) if name in first else _made(name, make, num_prompts, size, seed)
+                if earlier is not None:
+                    _apart({f"{name} with seed {numbers[done - 1]}": earlier, f"{name} with seed {seed}": selector})
+                earlier = selector
                 before = done * recorded.num_visits
                 runs.append(_run(recorded, selector, seed, size, first_visit, name, before, len(numbers), tell))
             found.append(Method(name, tuple(runs)))
@@ -166,27 +172,29 @@ def _group_sizes(trials: Tensor) -> int | Tensor:
 def _kept(history: History, visits: int | None, min_visits: int | None) -> tuple[Tensor, _Recorded]:
     """The rows that are replayed, (N',), and what was recorded of them."""
     assert history.successes is not None
-    trials, successes = history.trials.cpu(), history.successes.cpu()
+    begin = int((history.trials > 0).any(1).byte().argmax())
+    trials, successes = history.trials[begin:].cpu(), history.successes[begin:].cpu()
     seen = trials > 0
     often = seen.sum(0)
     if visits is not None:
-        visits = checks.integer("visits", visits, 1, history.num_steps)
+        visits = min(checks.integer("visits", visits, 1, history.num_steps), len(trials))
     if min_visits is not None:
         min_visits = checks.integer("min_visits", min_visits, 1)
     own_visits = not bool((seen[1:] & ~seen[:-1]).any())
     if visits is None:
-        visits = history.num_steps
+        visits = len(trials)
         if own_visits:
             visits = min(visits, _common(often) if min_visits is None else min_visits)
     if min_visits is None:
         min_visits = visits if own_visits else 1
-    rows = (often >= min_visits).nonzero()[:, 0]
-    if not len(rows):
+    enough = often >= min_visits
+    if not bool(enough.any()):
         raise ValueError(f"min_visits = {min_visits} keeps no prompt; the most records of one are {int(often.max())}")
+    rows = (enough & seen[:visits].any(0)).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(f"visits = {visits}: the first steps have no record of the prompts that are kept")
     trials, successes = trials[:visits, rows], successes[:visits, rows]
     some = (trials > 0).any(1)
-    if not bool(some.any()):
-        raise ValueError(f"visits = {visits}: the first steps have no record of the prompts that are kept")
     trials, successes = trials[some], successes[some]
     informative = (successes > 0) & (successes < trials)
     return rows, _Recorded(successes, trials, (trials > 0).numpy(), informative.numpy())
@@ -244,3 +252,11 @@ def _made(name: str, make: Factory, num_prompts: int, batch_size: int, seed: int
         what = f"one of {selector.num_prompts}" if isinstance(selector, PromptSelector) else repr(selector)
         raise TypeError(f"method {name!r} must give a PromptSelector of {num_prompts} prompts; got {what}")
     return selector
+
+
+def _apart(selectors: dict[str, PromptSelector]) -> None:
+    """ValueError where two are one, so that the second would go on from what the first has learned."""
+    owner: dict[int, str] = {}
+    for name, selector in selectors.items():
+        if (other := owner.setdefault(id(selector.posterior), name)) != name:
+            raise ValueError(f"methods must give a new PromptSelector each time; {name} and {other} share a posterior")

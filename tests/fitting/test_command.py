@@ -47,6 +47,30 @@ def test_fit_prints_json_alone(recorded: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["family"] == "mopps"
 
 
+def test_a_parameter_that_the_emission_is_made_of_may_be_fixed(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", str(recorded), "--model", "states", "--method", "map", "--fix", "rare=0.3", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["fixed"] == {"rare": 0.3}
+
+
+def test_a_single_draw_is_printed(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nuts = ("fit", str(recorded), "--model", "mopps", "--method", "nuts", "--draws", "1")
+    assert run(*nuts) == 0
+    assert "effective draws" not in capsys.readouterr().out
+    assert run(*nuts, "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["effective_draws"].values()) == {None}
+
+
+def test_the_import_that_help_names_works(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("fit", "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    line = "from bayes_prompt.fitting.families import read"
+    assert line in said and "bp.fitting" not in said
+    exec(line, {})
+
+
 def test_compare_prints_models_and_checks(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compare", str(recorded), "--models", "mopps,dps", "--replicates", "3", "--fit") == 0
     said = capsys.readouterr().out

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import bayes_prompt as bp
 from bayes_prompt.fitting import predictions, statistics
-from bayes_prompt.fitting.compare import compare
+from bayes_prompt.fitting.compare import _mean, compare
 from bayes_prompt.history import History
 from bayes_prompt.models import priors
 from bayes_prompt.models.drift import LogitRandomWalk, Mixture, Redraw
@@ -58,6 +58,20 @@ def test_count_evidence_finds_the_true_model(truth: str) -> None:
 @pytest.mark.parametrize("truth", EIGHT)
 def test_it_does_so_in_nine_of_ten_histories(truth: str) -> None:
     assert sum(found(truth, 50, 500, seed) for seed in range(10)) >= 9
+
+
+def test_what_is_no_history_is_refused() -> None:
+    with pytest.raises(TypeError, match="history must be a History; got Tensor"):
+        compare(torch.ones(2, 2), EIGHT)  # type: ignore[arg-type]
+
+
+def test_errors_are_worked_out_in_double_precision() -> None:
+    # Sums that are a mean times looks but for a ten-millionth, which float32 does not tell from its own rounding.
+    looks = torch.arange(1, 101)
+    noise = 1e-7 * (1.0 - 2.0 * (torch.arange(100) % 2)).double()
+    mean, error = _mean(looks.double() / 3 + noise, looks)
+    assert mean == pytest.approx(1 / 3, rel=1e-9)
+    assert error == pytest.approx(1e-7 * (100 / 99 * 100) ** 0.5 / 5050, rel=1e-3)
 
 
 def test_errors_are_those_of_prompts_drawn_anew() -> None:

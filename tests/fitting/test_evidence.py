@@ -12,9 +12,11 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 import bayes_prompt as bp
+from bayes_prompt.fitting.compare import compare
 from bayes_prompt.fitting.evidence import count_filter, evidence_by_observation, log_chances, log_count_evidence
 from bayes_prompt.fitting.filters import Decay
 from bayes_prompt.fitting.outcomes import Outcomes, possible
+from bayes_prompt.fitting.predictions import replicate
 from bayes_prompt.history import History
 from bayes_prompt.models import priors
 from bayes_prompt.models.banks import DecayBank, DriftBank
@@ -62,6 +64,14 @@ MODELS = {
 }
 
 
+# Prompts learn from each other at once: there is no filter of each alone, and the posterior itself is asked.
+POOLED = {
+    "pooled": P(pooling="pool"),
+    "pooled, never forgets": P(priors.local(), decay=1.0, pooling="pool"),
+    "shared": S(dist.Beta(1.0, 2.0), sharing=EmpiricalBayes()),
+}
+
+
 def fed(model: Any, history: History) -> Any:
     posterior = model.posterior(history.num_prompts, dtype=torch.float64, backend="reference")
     assert history.successes is not None
@@ -81,6 +91,22 @@ def test_it_is_what_the_posterior_accumulates(name: str) -> None:
     assert float(chances.sum()) == pytest.approx(posterior.log_count_evidence, rel=1e-12)
     assert int(unexpected.sum()) == posterior.unexpected
     assert bool((chances[history.trials == 0] == 0).all()) and bool((chances[unexpected] == 0).all())
+
+
+def test_comparisons_tell_what_the_posterior_accumulates_of_every_declaration() -> None:
+    history, models = a_history(), MODELS | POOLED
+    for score in compare(history, models, replicates=0).scores:
+        posterior = fed(models[score.name], history)
+        assert score.log_count_evidence == pytest.approx(posterior.log_count_evidence, rel=1e-12), score.name
+        assert score.unexpected == posterior.unexpected
+    # Pooling is no matter of taste on this history: were it left out, the numbers would be the unpooled ones'.
+    assert abs(fed(POOLED["pooled"], history).log_count_evidence - fed(P(), history).log_count_evidence) > 1
+
+
+def test_replicates_of_a_pooled_declaration_are_its_own() -> None:
+    trials = torch.full((12, PROMPTS), 8)
+    one, other = (replicate(P(decay=1.0, pooling=pooling), trials, 0) for pooling in ("pool", "prompt"))
+    assert torch.equal(one[0], other[0]) and not torch.equal(one, other)
 
 
 def test_some_of_these_models_meet_the_impossible() -> None:
@@ -199,8 +225,10 @@ def test_exact_filters_give_the_likelihood_of_the_pyro_program(name: str) -> Non
 
 
 def test_what_has_no_filter_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="model is a SuccessRate with sharing; SolvingProgress works"):
+    with pytest.raises(TypeError, match="model is a SuccessRate with sharing; SolvingProgress with pooling"):
         log_count_evidence(S(dist.Beta(1.0, 1.0), sharing=EmpiricalBayes()), a_history(3))
+    with pytest.raises(TypeError, match=r"model is a SolvingProgress with pooling='pool'; .* pooling=\"prompt\" works"):
+        log_count_evidence(P(pooling="pool"), a_history(3))
     with pytest.raises(TypeError, match="model is a float"):
         log_count_evidence(1.0, a_history(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="history must have successes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 
 import bayes_prompt as bp
 from bayes_prompt.fitting.families import FAMILIES, read
-from bayes_prompt.fitting.fit import fit
+from bayes_prompt.fitting.fit import _effective, fit
 from bayes_prompt.fitting.predictions import replicate
-from bayes_prompt.fitting.results import FitResult
+from bayes_prompt.fitting.results import Estimate, FitResult
 from bayes_prompt.history import History
 
 COUNT = dist.LogNormal(0.0, 1.0)
@@ -138,12 +139,73 @@ def test_parameters_may_be_fixed_and_vectors() -> None:
         ({"likelihood": "generative"}, "forgetting has no generative counterpart"),
         ({"c": COUNT}, "c is no parameter of 'mopps'"),
         ({"history": History(None, torch.ones(2, 2).long())}, "history must have successes"),
+        ({"history": History(torch.zeros(2, 2).long(), torch.zeros(2, 2).long())}, "successes and looks; got none"),
+        ({"start": {"zz": 1.0}}, "start has 'zz', which is no parameter"),
+        ({"a": 1.0, "start": {"a": 2.0}}, "start has 'a', which is fixed"),
+        (
+            {"decay": dist.Uniform(0.0, 1.5)},
+            r"decay must have a prior whose support lies in \[0, 1\]; that of .*Uniform",
+        ),
+        ({"decay": COUNT}, r"decay must have a prior whose support lies in \[0, 1\]"),
+        ({"a": [1.0, 2.0]}, r"a must have shape \(\); got \[1.0, 2.0\]"),
+        ({"family": "inflated", "weights": 0.3}, r"weights must have shape \(3,\); got 0.3"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"history": drawn(bp.SuccessRate(), 3, 5), "family": "mopps", **change}
     with pytest.raises(ValueError, match=message):
         fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"history": torch.ones(2, 2)}, "history must be a History; got Tensor"),
+        ({"a": dist.Poisson(2.0)}, "a has the prior Poisson"),
+        ({"a": torch.distributions.LogNormal(0.0, 1.0)}, "continuous distributions of pyro.distributions work"),
+        ({"a": "many"}, "a must be a prior or numbers; got 'many'"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_named(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"history": drawn(bp.SuccessRate(), 3, 5), "family": "mopps", **change}
+    with pytest.raises(TypeError, match=message):
+        fit(**arguments)
+
+
+@pytest.mark.parametrize("prior", [dist.Beta(2.0, 1.0), dist.Uniform(0.3, 0.9)])
+def test_priors_of_the_decay_within_the_unit_interval_are_taken(prior: Any) -> None:
+    assert 0 < fit(drawn(bp.SuccessRate(), 3, 5), "mopps", method="map", decay=prior).model.decay < 1
+
+
+@pytest.mark.parametrize("likelihood", ["predictive", "generative"])
+def test_pooling_is_refused_rather_than_left_out(likelihood: str) -> None:
+    family = lambda stay: bp.SolvingProgress(dist.Dirichlet(stay * torch.ones(3, 3)), decay=1.0, pooling="pool")  # noqa: E731
+    with pytest.raises(TypeError, match="model is a SolvingProgress with pooling='pool'"):
+        fit(drawn(bp.SuccessRate(), 3, 5), family, likelihood=likelihood, stay=COUNT)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_parameter_of_a_family_may_be_fixed(name: str) -> None:
+    family, history = FAMILIES[name], drawn(bp.SuccessRate(), 3, 5)
+    for parameter, value in family.start.items():
+        result = fit(history, name, method="map", **{parameter: value})
+        assert parameter not in result.parameters
+        assert json.loads(json.dumps(result.to_json()))["fixed"] == {parameter: value}
+        assert eval(str(result.python()), {"bp": bp, "dist": dist, "torch": torch})
+
+
+def test_few_draws_tell_no_effective_number() -> None:
+    history = drawn(bp.SuccessRate(), 3, 5)
+    for draws in (1, 3, 4):
+        result = fit(history, "mopps", method="nuts", draws=draws, warmup=3, decay=0.9)
+        sizes = json.loads(json.dumps(result.to_json(), allow_nan=False))["effective_draws"].values()
+        assert all(size is None if draws < 4 else size >= 0 for size in sizes), draws
+
+
+@pytest.mark.parametrize(("draws", "least"), [([0.0, 1.0] * 20, 0.0), ([1.0] * 20, 0.0), ([0.0, 1.0, 2.0], None)])
+def test_effective_draws_are_a_number_or_none(draws: list[float], least: float | None) -> None:
+    found = _effective({"a": Estimate(torch.tensor(draws, dtype=torch.float64))})["a"]
+    assert found != found if least is None else found >= least
 
 
 def test_parameters_that_gradients_do_not_reach_are_named() -> None:
@@ -177,6 +239,11 @@ def test_what_is_written_is_read_again(tmp_path: Any) -> None:
     result.write(tmp_path / "model.json")
     assert read(tmp_path / "model.json").describe() == result.model.describe()
     assert eval(str(result.python()), {"bp": bp, "dist": dist, "torch": torch}).decay == 0.9
+    stored = json.loads((tmp_path / "model.json").read_text())
+    del stored["parameters"]["weights"]
+    (tmp_path / "other.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="it lacks weights"):
+        read(tmp_path / "other.json")
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match="is no fit of one of dps"):
         read(tmp_path / "other.json")

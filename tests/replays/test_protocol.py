@@ -134,6 +134,38 @@ def test_where_prompts_count_their_own_visits_nine_in_ten_decide() -> None:
     assert (least.visits, least.num_prompts) == (9, 19)
 
 
+def test_visits_may_be_numbered_from_one() -> None:
+    visits = torch.tensor([3, 5, *[6] * 16, 8, 9])
+    history = history_of(G * (torch.arange(10)[:, None] < visits).long())
+    assert history.successes is not None
+    blank = torch.zeros(1, 20, dtype=torch.int64)
+    later = History(torch.cat([blank, history.successes]), torch.cat([blank, history.trials]))
+    changes: tuple[dict[str, Any], ...] = ({}, {"visits": 5}, {"min_visits": 8}, {"visits": 9, "min_visits": 4})
+    for change in changes:
+        ours, theirs = (replay(each, "dps", seeds=1, first_visit=0, **change) for each in (later, history))
+        assert (ours.visits, ours.num_prompts) == (theirs.visits, theirs.num_prompts), change
+        (one,), (other,) = ours["dps"].runs, theirs["dps"].runs
+        assert (one.ratio, one.brier) == (other.ratio, other.brier)
+    # All of its steps are one more than the other's.
+    whole = (
+        replay(later, "dps", seeds=1, visits=11, min_visits=1),
+        replay(history, "dps", seeds=1, visits=10, min_visits=1),
+    )
+    assert whole[0]["dps"].runs[0].ratio == whole[1]["dps"].runs[0].ratio
+
+
+def test_prompts_without_a_record_in_the_visits_that_are_replayed_are_not_kept() -> None:
+    trials = torch.zeros(4, 5, dtype=torch.int64)
+    for step, seen in enumerate(([0, 1], [1, 2], [3], [3, 4])):
+        trials[step, seen] = G
+    history = history_of(trials)
+    found = replay(history, "uniform", batch_fraction=1.0, seeds=1, visits=2)
+    assert (found.num_prompts, found.batch_size) == (3, 3)
+    assert found["uniform"].runs[0].coverage == 1
+    with pytest.raises(ValueError, match="visits = 1: the first steps have no record of the prompts that are kept"):
+        replay(history_of(trials[:, [0, 3]]), "uniform", seeds=1, visits=1, min_visits=2)
+
+
 def test_where_prompts_were_seen_now_and_then_all_is_kept() -> None:
     trials = torch.zeros(6, 8, dtype=torch.int64)
     for step, seen in enumerate(([0, 1, 2], [], [3, 4], [0, 5], [1], [2, 3, 6])):
@@ -253,6 +285,17 @@ def test_progress_is_told() -> None:
 def test_bad_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         replay(**{"history": dense(3, 10), "methods": "uniform", "seeds": 1, **change})
+
+
+def test_a_selector_that_was_used_before_is_refused() -> None:
+    kept = bp.recipes.mopps(num_prompts=10, batch_size=1)
+    with pytest.raises(ValueError, match="mine with seed 1 and mine with seed 0 share a posterior"):
+        replay(dense(3, 10), {"mine": lambda **_: kept}, seeds=2)
+    kept, heard = bp.recipes.mopps(num_prompts=10, batch_size=1), []
+    twice = {"one": lambda **_: kept, "other": lambda **_: kept}
+    with pytest.raises(ValueError, match="other and one share a posterior"):
+        replay(dense(3, 10), twice, seeds=1, progress=lambda *told: heard.append(told))
+    assert not heard and kept.posterior.step == 0
 
 
 def test_a_mistake_in_the_last_method_is_told_before_the_first_is_replayed() -> None:
