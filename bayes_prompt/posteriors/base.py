@@ -77,8 +77,6 @@ class Posterior(metaclass=_Outlasting):
         self._counters: dict[str, Tensor] = {
             "visits": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
             "solved": torch.zeros(num_prompts, dtype=torch.int32, device=self.device),
-            # One entry more: for the rows of calls that a check on the device refused.
-            "last_observed": torch.zeros(num_prompts + 1, dtype=torch.int32, device=self.device),
             "log_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
             "log_count_evidence": torch.zeros((), dtype=torch.float64, device=self.device),
             "unexpected": torch.zeros((), dtype=torch.int64, device=self.device),
@@ -132,7 +130,8 @@ class Posterior(metaclass=_Outlasting):
         self._kernel("tally").tally(seen, self._books, self._record)
         self._pending = []
         self.step += 1
-        self._counters["last_observed"].index_fill_(0, seen.index, min(self.step, 2**31 - 1))
+        if "last_observed" in self._counters:
+            self._counters["last_observed"].index_fill_(0, seen.index, min(self.step, 2**31 - 1))
 
     def update(
         self, index: IntegersLike, successes: IntegersLike, trials: IntegersLike | int, elapsed: float = 1.0
@@ -284,7 +283,16 @@ class Posterior(metaclass=_Outlasting):
 
     @property
     def last_observed(self) -> Tensor:
-        """Steps that had passed after each prompt was last observed, (N,) int32: 0 for never, `step` for just now."""
+        """Steps that had passed after each prompt was last observed, (N,) int32: 0 for never, `step` for just now.
+
+        It is kept from the first time it is asked for, when what was observed before counts as observed just now.
+        """
+        if "last_observed" not in self._counters:
+            with torch.inference_mode(False):
+                # One entry more: for the rows of calls that a check on the device refused.
+                kept = torch.zeros(self.num_prompts + 1, dtype=torch.int32, device=self.device)
+                kept[:-1] = (self.visits > 0) * min(self.step, 2**31 - 1)
+                self._counters["last_observed"] = kept
         return self._counters["last_observed"][: self.num_prompts]
 
     @property
@@ -321,7 +329,8 @@ class Posterior(metaclass=_Outlasting):
         pending = [torch.cat(entries) for entries in zip(*self._pending, strict=True)] or [none] * 3
         tensors = {**self._counters, **self._tensors()}
         del tensors["refused"]
-        tensors["last_observed"][-1] = 0  # nobody's
+        if "last_observed" in tensors:
+            tensors["last_observed"][-1] = 0  # nobody's
         return {
             "version": STATE_VERSION,
             "model": json.dumps(self._describe(), sort_keys=True),
@@ -333,6 +342,7 @@ class Posterior(metaclass=_Outlasting):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. The state of another model, size, type or version raises CheckpointError."""
         self._check_state(state)
+        self._keep_as(state)
         expected = {**self._counters, **self._tensors()}
         del expected["refused"]
         for name, mine in expected.items():
@@ -345,9 +355,19 @@ class Posterior(metaclass=_Outlasting):
         self.step = state["step"]
         self._forget_answers()
 
+    def _keep_as(self, state: Mapping[str, Any]) -> None:
+        """Keep the steps of last observations if the state has them, and only then."""
+        if "last_observed" in state["tensors"]:
+            _ = self.last_observed
+        else:
+            self._counters.pop("last_observed", None)
+
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """CheckpointError unless `load_state_dict` can take all of it."""
-        own = {name: tensor for name, tensor in self._counters.items() if name != "refused"}
+        own = {name: tensor for name, tensor in self._counters.items() if name not in ("refused", "last_observed")}
+        tensors = state.get("tensors") if isinstance(state, Mapping) else None
+        if isinstance(tensors, Mapping) and "last_observed" in tensors:
+            own["last_observed"] = torch.zeros(self.num_prompts + 1, dtype=torch.int32, device=self.device)
         check_state(state, STATE_VERSION, self._describe(), own, self._tensors(), self.num_prompts)
         self._check_belief(state["tensors"])
 

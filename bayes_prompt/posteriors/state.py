@@ -47,7 +47,7 @@ def check_state(
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
     for name in ("group_size", "told_group_size"):
         require_integer(f"posterior.tensors.{name}", int(tensors[name]), 0, checks.MAX_TRIALS)
-    if bool((tensors["last_observed"] > state["step"]).any()):
+    if "last_observed" in counters and bool((tensors["last_observed"] > state["step"]).any()):
         raise CheckpointError("posterior.tensors.last_observed names a step that has not been")
     for name in ("visits", "solved"):
         most = state["step"] if name == "visits" else tensors["visits"]

@@ -151,6 +151,7 @@ def test_a_refused_call_changes_nothing(name: str) -> None:
 def test_states_that_cannot_be_are_refused() -> None:
     posterior = MODELS["walk"].posterior(N, groups=GROUPS)
     posterior.update([1, 4], [2, 3], 8)
+    assert posterior.last_observed[1] == 1  # from now on it is kept
     good = posterior.state_dict()
 
     def spoil(name: str, change: Any) -> dict[str, Any]:

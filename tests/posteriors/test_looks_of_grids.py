@@ -80,19 +80,6 @@ def close(found: Tensor, expected: Tensor, error: float) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=error)
 
 
-def test_groups_differ_in_what_they_make_of_prompts_that_nobody_saw() -> None:
-    """Two prompts of one cluster, in groups that weigh drifts differently."""
-    posterior = trained("clusters across groups", torch.float64)
-    assert float(posterior.bank_weights().std(0).max()) > 0.01
-    index, unseen = posterior.look_index(8, 16.0), posterior.visits == 0
-    now, cluster = posterior.informative_probability(8), posterior._kin.cluster
-    same = unseen[:, None] & unseen & (cluster[:, None] == cluster) & (GROUPS[:, None] < GROUPS)
-    one, other = same.nonzero().unbind(1)
-    assert len(one) > 0
-    torch.testing.assert_close(now[one], now[other], rtol=0, atol=1e-12)
-    assert float((index[one] - index[other]).abs().max()) > 1e-6
-
-
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_backends_agree(backend: str) -> None:
     """On the device that the others are on; `triton` in its interpreter."""
