@@ -276,7 +276,9 @@ def test_every_method_is_a_recipe() -> None:
         assert hasattr(recipes, method)
 
 
-@pytest.mark.parametrize("methods", [("uniform", "fastest"), (), ("dps", "dps"), "dps", (name for name in ("fastest",))])
+@pytest.mark.parametrize(
+    "methods", [("uniform", "fastest"), (), ("dps", "dps"), "dps", (name for name in ("fastest",))]
+)
 def test_bad_methods(methods: Any) -> None:
     with pytest.raises(ValueError, match=r"methods must be .*one or more of uniform, best, dps"):
         run(methods)
