@@ -1,6 +1,6 @@
 """What a bank of eight drifts, or of eight decays, costs beside a single one: a whole step of selecting and learning.
 
-    python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15]
+    python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15] [--device cuda]
 
 A step is `select` (greedy on P(informative), 256 prompts) and `update`; half of the pool has been seen, in steps of 256
 and, so that it is quick, in large ones. Single and bank take turns within one process; medians, and their ratio.
@@ -27,20 +27,24 @@ MODELS = {
 }
 
 
-def prepared(model: bp.SuccessRate, size: int) -> bp.PromptSelector:
+def prepared(model: bp.SuccessRate, size: int, device: str) -> bp.PromptSelector:
     """A selector whose pool has been seen by halves."""
-    selector = bp.PromptSelector(model.posterior(size), bp.acquisition.InformativeProbability(), min(256, size), seed=0)
+    posterior = model.posterior(size, device=device)
+    selector = bp.PromptSelector(posterior, bp.acquisition.InformativeProbability(), min(256, size), seed=0)
     generator = torch.Generator().manual_seed(0)
     for part in torch.randperm(size, generator=generator)[: size // 2].chunk(20):
-        selector.posterior.update(part, torch.randint(0, 9, (len(part),), generator=generator), 8)
+        counts = torch.randint(0, 9, (len(part),), generator=generator)
+        posterior.update(part.to(device), counts.to(device), 8)
     return selector
 
 
 def step(selector: bp.PromptSelector) -> float:
-    """Seconds of one step."""
+    """Seconds of one step, until a device is done with it."""
     start = perf_counter()
     index = selector.select()
     selector.update(index, successes=index % 9, trials=8)
+    if index.is_cuda:
+        torch.cuda.synchronize()
     return perf_counter() - start
 
 
@@ -49,11 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1e4,1e5,1e6")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     heads = ("prompts", "one drift, ms", "eight, ms", "ratio", "one decay, ms", "eight, ms", "ratio")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for size in (int(float(text)) for text in options.sizes.split(",")):
-        selectors = {name: prepared(model, size) for name, model in MODELS.items()}
+        selectors = {name: prepared(model, size, options.device) for name, model in MODELS.items()}
         times: dict[str, list[float]] = {name: [] for name in selectors}
         for turn in range(options.rounds + 3):
             for name, selector in selectors.items():

@@ -322,7 +322,8 @@ def _sample_state(  # type: ignore[no-untyped-def]
 
 
 _DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
-_DRAW = dict.fromkeys(("num_prompts", "seed", "step", "first_prompt"), "i64")
+_DRAW = dict.fromkeys(("num_prompts", "first_prompt"), "i64")
+_DRAW |= dict.fromkeys(("seed", "step"), "i32")  # as Triton has numbers that fit, where nothing is annotated
 
 
 def _beta_variant(scalar: str, **moment: str) -> tuple[object, dict[str, str], dict[str, Any], int]:

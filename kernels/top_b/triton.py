@@ -246,8 +246,8 @@ def _gather(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
 ):
     """Rows within the threshold, into `found` from entry `room` on; none where a shortlist has settled the pick."""
+    seed, step = rng_triton.moment(seed), rng_triton.moment(step)  # out here: no `if` may change what type a name has
     if tl.load(state + 3) > 0:
-        seed, step = rng_triton.moment(seed), rng_triton.moment(step)
         rank_limit, key_limit, row_limit, _ = _threshold(state, counts, number, word_before, shift_before)
         rank_limit = rank_limit.to(tl.uint64)
         start = tl.program_id(0).to(tl.int64) * BLOCK
@@ -360,6 +360,7 @@ def _variant(
     kernel: Any, scalar: str, block: int, threads: int, masked: bool | None = None, **constants: Any
 ) -> tuple[Any, dict[str, str], dict[str, Any], int]:
     types = dict.fromkeys(_INTEGERS, "i64") | dict.fromkeys(_TENSORS, "*i64")
+    types |= dict.fromkeys(("seed", "step"), "i32")  # as Triton has numbers that fit, where nothing is annotated
     types |= dict.fromkeys(("scores", "threshold"), f"*{scalar}") | {"mask": "*u8" if masked else f"*{scalar}"}
     constants |= {"BLOCK": block} | ({} if masked is None else {"MASKED": masked})
     return kernel, {name: types[name] for name in kernel.arg_names if name in types}, constants, threads // 32
