@@ -107,7 +107,8 @@ def _decode(  # type: ignore[no-untyped-def]
 
     products = tl.zeros([BLOCK, HIDDEN_BLOCK], dtype=scalar)
     linear = tl.zeros([BLOCK], dtype=scalar)
-    for start in range(0, WIDTH, DEPTH):
+    # Not in stages, in which Triton keeps too few copies of x: a product that is still under way would read the next one.
+    for start in tl.range(0, WIDTH, DEPTH, num_stages=1):
         column = start + tl.arange(0, DEPTH).to(tl.int64)
         is_column = column < WIDTH
         x_at, w_at = features + row[:, None] * WIDTH + column[None, :], first + unit[None, :] * WIDTH + column[:, None]

@@ -57,12 +57,15 @@ def top_b(
 
     # One row a pass, and a first one from which pass 0 starts: everything is within the threshold.
     state = torch.zeros((len(digits) + 1, 4), dtype=torch.int64, device=device)
-    state[0, RANK] = 2**32 - 1 if sizes[RANK] == 4 else -1
-    state[0, KEY] = 2**32 - 1
-    state[0, ROW] = 2 ** (8 * sizes[ROW]) - 1
-    state[0, 3] = wanted
+    for word, limit in {
+        RANK: 2**32 - 1 if sizes[RANK] == 4 else -1,
+        KEY: 2**32 - 1,
+        ROW: 2 ** (8 * sizes[ROW]) - 1,
+        3: wanted,
+    }.items():
+        state[0, word].fill_(limit)  # an assignment of a number copies it from the host, and waits for that
     counts = torch.zeros((len(digits) + 1, 256), dtype=torch.int64, device=device)
-    counts[0, 255] = LAST
+    counts[0, 255].fill_(LAST)
     filled = torch.zeros(2, dtype=torch.int64, device=device)  # rows gathered, rows offered
     masked = allowed is not None
     data = (scores, scores if allowed is None else allowed.view(torch.uint8))

@@ -367,7 +367,7 @@ def test_nobody_is_wanted_of_a_crowded_shortlist(name: str) -> None:
 
 def test_large_batches_are_sorted_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond so many rows each is no longer compared with each."""
-    scores = pool("few levels", 300, torch.float32)
+    scores = pool("few levels", 300, torch.float32).to("cuda" if torch.cuda.is_available() else "cpu")
     picks = []
     for most in (1 << 14, 0):
         monkeypatch.setattr(top_b_triton, "MOST_COMPARED", most)
@@ -377,4 +377,4 @@ def test_large_batches_are_sorted_in_the_same_order(monkeypatch: pytest.MonkeyPa
             note(kept, scores)
         picks.append(kept.threshold.tolist())
     assert picks[:3] == picks[3:]
-    assert picks[0] == by_definition(scores, None, 20)
+    assert picks[0] == by_definition(scores.cpu(), None, 20)
