@@ -3,7 +3,7 @@
 A program reads its rows of the embeddings once and keeps their products with the first layer in registers while it goes
 through the draws. Weights of a second layer are taken a tile of outputs at a time, and each tile serves all draws. What
 enters the second product is rounded to the type of the features, which is what tensor cores multiply: with features in
-bfloat16 each hidden unit by at most 2**-9 of itself. All sums are float32, or float64 where the features are.
+bfloat16 each hidden unit by at most 2**-8 of itself. All sums are float32, or float64 where the features are.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _decode(  # type: ignore[no-untyped-def]
 
     products = tl.zeros([BLOCK, HIDDEN_BLOCK], dtype=scalar)
     linear = tl.zeros([BLOCK], dtype=scalar)
-    # Not in stages, in which Triton keeps too few copies of x: a product that is still under way would read the next one.
+    # Not in stages, for which Triton keeps too few copies of x: a product still under way would read the next one.
     for start in tl.range(0, WIDTH, DEPTH, num_stages=1):
         column = start + tl.arange(0, DEPTH).to(tl.int64)
         is_column = column < WIDTH
