@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from bayes_prompt import checkpoint
-from bayes_prompt.acquisition import Acquisition, Diverse, top_b
-from bayes_prompt.errors import PromptShortage
+from bayes_prompt.acquisition import Acquisition, Diverse
 from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
-from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.metrics import Metrics, pool_figures
+from bayes_prompt.picking import Picked, Picking, Untold
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 from bayes_prompt.posteriors.checks import IntegersLike
-from bayes_prompt.recent import Batch, RecentPicks
+from bayes_prompt.recent import RecentPicks
 from bayes_prompt.selector_state import STATE_VERSION, check_state
 from bayes_prompt.transfer import sent
 
@@ -88,9 +87,7 @@ class PromptSelector:
         self._identities = Identities(ids, self.num_prompts)
         self._lock = RLock()
         self._outings = InFlight(self.num_prompts, posterior.device)
-        # Of picks that nobody waited for: whether a score was NaN, and how many prompts were missing in all.
-        self._nan_picked = torch.zeros((), dtype=torch.bool, device=posterior.device)
-        self._missing = torch.zeros((), dtype=torch.int64, device=posterior.device)
+        self._untold = Untold(posterior.device)
         self._metrics = Metrics(posterior.device)
         self._selections = 0  # picks made so far: the step of their draws
         self._reused = 0
@@ -125,31 +122,16 @@ class PromptSelector:
             PromptShortage: prompts in flight leave too few, and on_shortage is "raise".
         """
         with self._lock:
-            mask, size = self._candidates(candidates)
+            picking = self._picking()
+            mask, size = picking.candidates(candidates)
             wanted = self.batch_size if batch_size is None else batch_size
             if size is None:
-                return self._pick_unread(self._batch_size(wanted, self.num_prompts), mask, sure=False)
+                return self._send_unread(picking, self._batch_size(wanted, self.num_prompts), mask, sure=False)
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
-            self._outings.settle(wait=False)
-            if self.posterior.on_device and not self._outings.waiting() and size - self._outings.most_out() >= wanted:
-                return self._pick_unread(wanted, mask)
+            if picking.may_stay_unread(wanted, size):
+                return self._send_unread(picking, wanted, mask)
             self._raise_unread()
-            waiting = self._in_flight.redraw(wanted, mask)
-            redrawn = [prompt for *_, prompt in waiting]
-            fresh, cut = self._pick(wanted - len(redrawn), mask, redrawn)
-            missing = wanted - len(redrawn) - len(fresh)
-            reused = self._reuse(missing, mask, redrawn, fresh) if missing else []
-            new = torch.cat([fresh, torch.tensor(reused, dtype=torch.int64)]) if reused else fresh
-            self._in_flight.redrawn(waiting)
-            self._in_flight.send(new, self._selections)
-            if len(new):
-                self._remember(new, wanted - len(redrawn), redrawn)
-                self._selections += 1
-                self._reused += len(reused)
-                self._last_cut = cut if len(fresh) else self._last_cut
-            picked = torch.cat([torch.tensor(redrawn, dtype=torch.int64), new]) if redrawn else new
-            self._last_pick = picked.to(self.posterior.device)
-            return self._last_pick.clone()
+            return self._send(picking.read(wanted, mask), wanted)
 
     def observe(
         self,
@@ -269,10 +251,6 @@ class PromptSelector:
                 if not 0 <= prompt < self.num_prompts:
                     raise IndexError(f"prompt = {prompt} must lie in [0, {self.num_prompts})")
             row = int(self._rows(None if prompt is None else [prompt], None if id is None else [id])[0])
-            if self.acquisition.keeps_places:
-                scores, _ = self._ranking(self._allowed(None, [])[0])
-            else:
-                scores = self.acquisition.scores(self.posterior, self.seed, self._selections)
             standing: dict[str, Any] = {
                 "prompt": row,
                 "id": self._identities.names([row])[0],
@@ -282,7 +260,7 @@ class PromptSelector:
                 "waits_to_be_redrawn": self._in_flight.waits(row),
                 "may_be_picked": self.allow_in_flight or row not in self._in_flight,
                 "may_be_reused": self.on_shortage == "reuse",
-                **belief_about(row, scores, self.posterior),
+                **belief_about(row, self._picking().scores(), self.posterior),
             }
             return {**standing, "why": why(standing)}
 
@@ -329,8 +307,7 @@ class PromptSelector:
             check_state(state, self._agreed(), self.num_prompts)
             self.posterior.load_state_dict(state["posterior"])
             self._outings.restore(state["in_flight"], in_flight)
-            self._nan_picked.zero_()
-            self._missing.zero_()
+            self._untold.forget()
             self._metrics.restore(state["metrics"])
             self._recent.restore(state["recent"])
             self._selections, self._reused = state["selections"], state["reused"]
@@ -353,90 +330,58 @@ class PromptSelector:
         self._outings.settle()
         return self._outings
 
-    def _candidates(self, candidates: Tensor | np.ndarray | Sequence[int] | None) -> tuple[Tensor | None, int | None]:
-        """Who may be picked, (N,) on the device or None for all, and how many: None where the device alone knows."""
-        if candidates is None:
-            return None, self.num_prompts
-        mask = isinstance(candidates, Tensor) and candidates.dtype == torch.bool
-        if mask and self.posterior.defers_checks(candidates) and self.on_shortage != "reuse":
-            assert isinstance(candidates, Tensor)
-            if not self._outings.waiting():
-                checks.mask_shape("candidates", candidates, self.num_prompts)
-                return candidates.to(self.posterior.device), None
-        chosen = checks.mask("candidates", candidates, self.num_prompts)
-        return sent(chosen, self.posterior.device), int(chosen.count_nonzero())
-
-    def _raise_unread(self) -> None:
-        """Tell, once, what was wrong with a pick that nobody waited for."""
-        if not self.posterior.on_device:
-            return
-        nan, missing = bool(self._nan_picked), int(self._missing)
-        self._nan_picked.zero_()
-        self._missing.zero_()
-        if nan:
-            raise ValueError(f"{self.acquisition!r} gave the score NaN to a prompt of an earlier pick")
-        if missing:
-            raise PromptShortage(
-                f"masks of candidates that lie on the device left earlier picks short of {missing} prompts, -1 there"
-            )
-
-    def _ranking(self, allowed: Tensor | None = None) -> tuple[Tensor, Shortlist | None]:
-        """Scores of the next pick among those allowed, (N,) bool, and the shortlist that goes with them."""
-        told: dict[str, Any] = {"allowed": allowed} if self.acquisition.keeps_places else {}
-        asked = self.posterior, self.seed, self._selections, self.batch_size
-        scores, shortlist = self.acquisition.ranking(*asked, **told)
-        if scores.shape != (self.num_prompts,) or scores.device != self.posterior.device:
-            raise ValueError(
-                f"{self.acquisition!r} must give scores of shape ({self.num_prompts},) on "
-                f"{self.posterior.device}; got {tuple(scores.shape)} on {scores.device}"
-            )
-        return scores, shortlist
-
-    def _best(
-        self, scores: Tensor, wanted: int, batch: Batch, allowed: Tensor | None, shortlist: Shortlist | None
-    ) -> Tensor:
-        """The best `wanted` prompts, (wanted,) on the device, for a batch; -1 where fewer are allowed."""
-        if isinstance(self.acquisition, Diverse):
-            return self.acquisition.choose(
-                scores,
-                wanted,
-                seed=self.seed,
-                step=batch.number,
-                allowed=allowed,
-                first_prompt=self.posterior.first_prompt,
-                recent=batch.rows,
-                begun=batch.begun,
-                whole=self.batch_size,
-            )
-        return top_b(
-            scores,
-            wanted,
+    def _picking(self) -> Picking:
+        """The next pick, as things stand."""
+        return Picking(
+            posterior=self.posterior,
+            acquisition=self.acquisition,
             seed=self.seed,
             step=self._selections,
-            allowed=allowed,
-            first_prompt=self.posterior.first_prompt,
-            backend=self.posterior.backend,
-            shortlist=shortlist,
+            batch_size=self.batch_size,
+            on_shortage=self.on_shortage,
+            allow_in_flight=self.allow_in_flight,
+            in_flight=self._outings,
+            recent=self._recent,
         )
 
-    def _pick_unread(self, wanted: int, mask: Tensor | None, sure: bool = True) -> Tensor:
-        """The best `wanted` prompts, (wanted,) on the device; some may be -1 unless there are enough for sure."""
-        allowed = mask
-        if not self.allow_in_flight:
-            allowed = self._outings.available if mask is None else mask & self._outings.available
-        scores, shortlist = self._ranking(allowed)
-        picked = self._best(scores, wanted, self._recent.batch(wanted), allowed, shortlist if mask is None else None)
-        values, sent_out = scores[picked], picked
+    def _send(self, picked: Picked, wanted: int) -> Tensor:
+        """Note a pick of `wanted` prompts in the books: their rows (B,) on the posterior's device."""
+        redrawn, new = picked.redrawn, picked.fresh
+        if picked.missing:
+            # Once in a run, for in a small pool it may be so at every pick; the metric `reused` counts them.
+            level = logging.DEBUG if self._reused else logging.WARNING
+            logger.log(level, "%d of the picked prompts are still in flight: too few others are left", picked.missing)
+        if picked.reused:
+            new = torch.cat([new, torch.tensor(picked.reused, dtype=torch.int64)])
+        self._outings.redrawn(picked.again)
+        self._outings.send(new, self._selections)
+        if len(new):
+            self._remember(new, wanted - len(redrawn), redrawn)
+            self._selections += 1
+            self._reused += len(picked.reused)
+            self._last_cut = self._last_cut if picked.cut is None else picked.cut
+        rows = torch.cat([torch.tensor(redrawn, dtype=torch.int64), new]) if redrawn else new
+        self._last_pick = rows.to(self.posterior.device)
+        return self._last_pick.clone()
+
+    def _send_unread(self, picking: Picking, wanted: int, mask: Tensor | None, sure: bool = True) -> Tensor:
+        """Pick `wanted` prompts, (wanted,) on the device; some may be -1 unless there are enough for sure."""
+        picked, scores = picking.unread(wanted, mask)
+        values, sent_out, nobody = scores[picked], picked, None
         if not sure:
             nobody = picked < 0
-            self._missing += nobody.sum()
             values, sent_out = values.masked_fill(nobody, -torch.inf), picked.masked_fill(nobody, self.num_prompts)
-        self._nan_picked |= values.isnan().any()
+        self._untold.note(values, nobody)
         self._outings.send_unread(sent_out, self._selections)
         self._remember(picked, wanted)
         self._selections += 1
         self._last_pick, self._last_cut = picked, values.min()
         return picked.clone()
+
+    def _raise_unread(self) -> None:
+        """Tell, once, what was wrong with a pick that nobody waited for."""
+        if self.posterior.on_device:
+            self._untold.tell(self.acquisition)
 
     def _land(self, rows: Tensor) -> None:
         """End the outings of observed rows (B,), which are on the host or, unread, on the device."""
@@ -451,45 +396,6 @@ class PromptSelector:
         """Rows (B,) were picked anew, of `wanted`, beside those redrawn; only diverse picks ask for it."""
         if isinstance(self.acquisition, Diverse):
             self._recent.add(rows, self._recent.batch(wanted, redrawn))
-
-    def _pick(self, wanted: int, mask: Tensor | None, taken: list[int]) -> tuple[Tensor, float]:
-        """The best `wanted` prompts that may be picked beside those taken, (B,) on the CPU, and the lowest score.
-
-        They are fewer where fewer there are.
-        """
-        nobody = torch.zeros(0, dtype=torch.int64)
-        if not wanted:
-            return nobody, 0.0
-        allowed, free = self._allowed(mask, taken)
-        if free < wanted and self.on_shortage != "reuse":
-            raise PromptShortage(
-                f"{wanted} prompts are wanted and {free} are free: {len(self._in_flight)} are in flight. Observe or "
-                "release some, pass on_shortage='reuse', or allow_in_flight=True"
-            )
-        if not free:
-            return nobody, 0.0
-        scores, shortlist = self._ranking(allowed)
-        # A shortlist's threshold is one for the whole pool.
-        batch = self._recent.batch(wanted, taken)
-        picked = self._best(scores, min(wanted, free), batch, allowed, shortlist if mask is None else None)
-        values = scores[picked].cpu()
-        if torch.isnan(values).any():
-            prompt = int(picked.cpu()[values.isnan()][0])
-            raise ValueError(f"{self.acquisition!r} gave the score NaN to prompt {prompt}")
-        return picked.cpu(), float(values.min())
-
-    def _allowed(self, mask: Tensor | None, taken: list[int]) -> tuple[Tensor | None, int]:
-        """Who may be picked, (N,) or None for everyone, and how many they are: counted only where a mask is given."""
-        away, here = len(self._in_flight), self._in_flight.available
-        if self.allow_in_flight:
-            away, here = len(taken), torch.ones_like(here) if taken else here
-            here[torch.tensor(taken, dtype=torch.int64, device=here.device)] = False
-        if not away:
-            return mask, self.num_prompts if mask is None else int(mask.count_nonzero())
-        if mask is None:
-            return here, self.num_prompts - away
-        allowed = mask & here
-        return allowed, int(allowed.count_nonzero())
 
     def _observe(
         self,
@@ -512,16 +418,6 @@ class PromptSelector:
             return self.posterior.observe_unread(rows, successes, trials)
         self.posterior.observe(rows, successes, trials)
         return rows
-
-    def _reuse(self, wanted: int, mask: Tensor | None, redrawn: list[int], fresh: Tensor) -> list[int]:
-        """Prompts that are out already, longest out first, to fill a pick that would be too short."""
-        taken = {*redrawn, *fresh.tolist()}
-        allowed = None if mask is None else mask.cpu()
-        out = [row for row in self._in_flight.prompts() if row not in taken and (allowed is None or allowed[row])]
-        # Once in a run, for in a small pool it may be so at every pick; the metric `reused` counts them.
-        level = logging.DEBUG if self._reused else logging.WARNING
-        logger.log(level, "%d of the picked prompts are still in flight: too few others are left", wanted)
-        return out[:wanted]
 
     def _rows(self, index: IntegersLike | None, ids: Sequence[Hashable] | None) -> Tensor:
         if (index is None) == (ids is None):

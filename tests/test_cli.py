@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from bayes_prompt import cli
+from bayes_prompt.bench import command as bench_command
+from bayes_prompt.testbed import command as testbed_command
 
 
 @pytest.fixture
@@ -64,10 +66,10 @@ def test_defaults_are_those_of_the_experiment() -> None:
     options = cli.build_parser().parse_args(["demo"])
     settings = {field.name: field.default for field in fields(experiment.Settings)}
     assert (options.steps, options.prompts) == (settings["steps"], settings["prompts"])
-    assert cli._METHODS == experiment.METHODS
-    assert experiment.Settings(prompts=cli._LEAST_PROMPTS).prompts == cli._LEAST_PROMPTS
+    assert testbed_command.METHODS == experiment.METHODS
+    assert experiment.Settings(prompts=testbed_command.LEAST_PROMPTS).prompts == testbed_command.LEAST_PROMPTS
     with pytest.raises(ValueError):
-        experiment.Settings(prompts=cli._LEAST_PROMPTS - 1)
+        experiment.Settings(prompts=testbed_command.LEAST_PROMPTS - 1)
 
 
 def test_every_option_arrives(calls: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -101,11 +103,11 @@ def test_quiet(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--steps 0", "argument --steps: must be an integer >= 1, got 0"),
+        ("--steps 0", "argument --steps: must be an integer >= 1, got '0'"),
         ("--steps many", "argument --steps: must be an integer >= 1, got 'many'"),
-        ("--prompts 10", "argument --prompts: must be an integer >= 256, got 10"),
-        ("--seed -1", "argument --seed: must be an integer in [0, 4294967295], got -1"),
-        ("--seed 4294967296", "argument --seed: must be an integer in [0, 4294967295], got 4294967296"),
+        ("--prompts 10", "argument --prompts: must be an integer >= 256, got '10'"),
+        ("--seed -1", "argument --seed: must be an integer in [0, 4294967295], got '-1'"),
+        ("--seed 4294967296", "argument --seed: must be an integer in [0, 4294967295], got '4294967296'"),
         ("--methods uniform,fastest", "argument --methods: 'fastest' is not a method; choose among uniform, best"),
         ("--methods uniform,uniform", "argument --methods: 'uniform,uniform' names a method twice"),
         ("--methods ,", "argument --methods: ',' leaves a name empty; write names with one comma between two"),
@@ -235,11 +237,11 @@ def test_bench_defaults(runs: list[dict[str, Any]], capsys: pytest.CaptureFixtur
     (options,) = runs
     assert options.pop("progress")
     assert options == {
-        "operations": cli._OPERATIONS,
+        "operations": bench_command.OPERATIONS,
         "sizes": (10_000, 100_000, 1_000_000),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "backend": "auto",
-        "peers": cli._PEERS,
+        "peers": bench_command.PEERS,
         "budget": 0.5,
     }
     printed = capsys.readouterr()
@@ -274,7 +276,11 @@ def test_bench_knows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     from bayes_prompt.bench.workloads import OPERATIONS
     from bayes_prompt.kernels.backend import BACKENDS
 
-    assert (tuple(OPERATIONS), cases.PEERS, BACKENDS) == (cli._OPERATIONS, cli._PEERS, cli._BACKENDS)
+    assert (tuple(OPERATIONS), cases.PEERS, BACKENDS) == (
+        bench_command.OPERATIONS,
+        bench_command.PEERS,
+        bench_command.BACKENDS,
+    )
     pytest.importorskip("rich")
     assert cli.main(["bench", "--list"]) == 0
     out = capsys.readouterr().out

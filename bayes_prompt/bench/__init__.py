@@ -11,6 +11,7 @@
 | `suite` | runs it all, and leaves out what time or memory does not allow |
 | `results` | what came out, with the ratios that it allows, as JSON |
 | `tables`, `plots`, `report` | tables for the terminal and the docs, the log-log plot, the generated part of the docs |
+| `command` | `bayes-prompt bench` |
 
 `bayes-prompt bench` is `suite.run` from the command line. A time counts only beside a passed check of the same run: if
 ours or a peer disagrees with the reference, their ratio is withheld.

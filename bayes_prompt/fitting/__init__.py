@@ -18,4 +18,7 @@
 Declarations with forgetting have no generative counterpart: what is maximised then, or sampled from, is the prior times
 the probability of each look given the looks before it, a predictive likelihood. Without forgetting, where the filter is
 exact inference, that is the likelihood of the declaration's own Pyro program, its latent variables summed out.
+
+Declarations whose prompts learn from each other, `LogitGaussian`, and those of a user have no filter here: their
+posterior is fed the history instead, which is slower, and gradients are central differences of what it comes to.
 """

@@ -5,28 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from bayes_prompt.command_line import Tell, add_history, bars, column_of, console, failed, read_history, whole, writable
 
+if TYPE_CHECKING:
     from bayes_prompt.history import History
 
 FIT_HELP = "Learn the parameters of a model from a rollout history, and print the line of Python that makes it."
 COMPARE_HELP = "Compare models by how well each predicted a rollout history, and show what each gets wrong."
 NEEDS = ("rich",)  # and pyarrow for Parquet, which says so itself
 # Known without importing Pyro, so that --help and errors are quick; a test compares them with the families.
-MODELS = ("dps", "states", "partition", "mopps", "static", "inflated", "walk", "redraw", "mixture")
+QUICK = ("dps", "states", "partition", "mopps", "static", "inflated", "walk", "redraw", "mixture")
+MODELS = (*QUICK, "kalman", "shared", "pooled", "grouped")
 METHODS = ("svi", "nuts", "map")
 
 
 def configure_fit(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bayes-prompt fit`."""
     add = parser.add_argument
-    _history(parser)
+    add_history(parser)
     add("--model", choices=MODELS, default="walk", help="family of models (default: %(default)s)")
     add(
         "--method",
@@ -43,8 +43,9 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="hold a parameter at a value; may be given again",
     )
-    add("--draws", type=_whole(1), default=300, metavar="N", help="of nuts (default: %(default)s)")
-    add("--seed", type=_whole(0), default=0, metavar="N", help="of all randomness (default: %(default)s)")
+    _add_groups(parser)
+    add("--draws", type=whole(1), default=300, metavar="N", help="of nuts (default: %(default)s)")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of all randomness (default: %(default)s)")
     add(
         "--out",
         metavar="FILE",
@@ -58,14 +59,16 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
 def configure_compare(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bayes-prompt compare`."""
     add = parser.add_argument
-    _history(parser)
+    add_history(parser)
     add(
         "--models",
         type=_models,
-        default=",".join(MODELS),
+        default=",".join(QUICK),
         metavar="A,B,...",
-        help=f"families of models among {', '.join(MODELS)}, or files that fit --out wrote (default: all families)",
+        help=f"families of models among {', '.join(MODELS)}, or files that fit --out wrote (default: all but the last "
+        f"{len(MODELS) - len(QUICK)}, which take longer)",
     )
+    _add_groups(parser)
     add(
         "--fit",
         action="store_true",
@@ -74,28 +77,29 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--replicates",
-        type=_whole(0),
+        type=whole(0),
         default=40,
         metavar="N",
         help="histories drawn from each model, for the checks; 0: no checks (default: %(default)s)",
     )
-    add("--seed", type=_whole(0), default=0, metavar="N", help="of all randomness (default: %(default)s)")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of all randomness (default: %(default)s)")
     add("--json", action="store_true", help="print the results to stdout as JSON, and nothing else")
     add("--quiet", action="store_true", help="no progress bars")
 
 
 def act_fit(options: argparse.Namespace) -> int:
     """Fit; returns 0, 1 when the result could not be written, 2 for a file or an argument that cannot be used."""
-    with redirect_stdout(sys.stderr), _bars(options.quiet) as tell:  # stdout is for the results
+    with redirect_stdout(sys.stderr), bars(options.quiet, on_terminals_alone=True) as tell:  # stdout is for the results
         from bayes_prompt.fitting.fit import fit
 
         try:
-            history = _read(options.history)
+            history = read_history(options.history)
             if options.out is not None:
-                _writable(options.out)
+                writable(options.out, "--out")
             result = fit(
                 history,
                 options.model,
+                groups=_groups(options, history),
                 method=options.method,
                 draws=options.draws,
                 seed=options.seed,
@@ -103,7 +107,7 @@ def act_fit(options: argparse.Namespace) -> int:
                 **dict(options.fix),
             )
         except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
-            return _failed("fit", 2, error)
+            return failed("fit", 2, error)
     failure: OSError | None = None
     if options.out is not None:
         try:
@@ -115,50 +119,54 @@ def act_fit(options: argparse.Namespace) -> int:
     else:
         from bayes_prompt.fitting import tables
 
-        tables.show_fit(result, _console())
-    return 0 if failure is None else _failed("fit", 1, failure)
+        tables.show_fit(result, console(140))
+    return 0 if failure is None else failed("fit", 1, failure)
 
 
 def act_compare(options: argparse.Namespace) -> int:
     """Compare; returns 0, or 2 for a file or an argument that cannot be used."""
-    with redirect_stdout(sys.stderr), _bars(options.quiet) as tell:
+    with redirect_stdout(sys.stderr), bars(options.quiet, on_terminals_alone=True) as tell:
         from bayes_prompt.fitting.compare import compare
 
         try:
-            history = _read(options.history)
-            models, history = _declared(options, history, tell)
-            found = compare(history, models, replicates=options.replicates, seed=options.seed, progress=tell)
+            history = read_history(options.history)
+            groups = _groups(options, history)
+            models, history, groups = _declared(options, history, groups, tell)
+            found = compare(
+                history, models, groups=groups, replicates=options.replicates, seed=options.seed, progress=tell
+            )
         except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
-            return _failed("compare", 2, error)
+            return failed("compare", 2, error)
     if options.json:
         print(json.dumps(found.to_json(), allow_nan=False))
     else:
         from bayes_prompt.fitting import tables
 
-        tables.show_comparison(found, _console())
+        tables.show_comparison(found, console(140))
     return 0
 
 
 def _declared(
-    options: argparse.Namespace, history: History, tell: Callable[[str, int, int], None]
-) -> tuple[dict[str, Any], History]:
-    """The models by name, and the history to compare them on."""
+    options: argparse.Namespace, history: History, groups: list[Any] | None, tell: Tell
+) -> tuple[dict[str, Any], History, list[Any] | None]:
+    """The models by name, and the history to compare them on, with its prompts' groups."""
     from bayes_prompt.fitting.families import FAMILIES, read
     from bayes_prompt.fitting.fit import fit
 
     models: dict[str, Any] = {}
-    learned = judged = history
+    learned, judged = (history, groups), (history, groups)
     if options.fit:
         if history.num_prompts < 2:
             raise ValueError("argument --fit: HISTORY must have two prompts or more")
-        learned, judged = _every_second(history, 0), _every_second(history, 1)
+        learned, judged = (_every_second(history, groups, first) for first in (0, 1))
     for name in options.models:
         if name not in FAMILIES:
             models[name] = read(name)
         elif options.fit:
             result = fit(
-                learned,
+                learned[0],
                 name,
+                groups=learned[1],
                 method="map",
                 seed=options.seed,
                 progress=lambda stage, done, total, name=name: tell(f"{name}: {stage}", done, total),  # type: ignore[misc]
@@ -166,41 +174,34 @@ def _declared(
             models[name] = result.model
         else:
             models[name] = FAMILIES[name].declare()
-    return models, judged
+    return models, *judged
 
 
-def _every_second(history: History, first: int) -> History:
+def _every_second(history: History, groups: list[Any] | None, first: int) -> tuple[History, list[Any] | None]:
     from bayes_prompt.history import History
 
     assert history.successes is not None
-    return History(history.successes[:, first::2], history.trials[:, first::2])
+    some = History(history.successes[:, first::2], history.trials[:, first::2])
+    return some, None if groups is None else groups[first::2]
 
 
-def _history(parser: argparse.ArgumentParser) -> None:
+def _add_groups(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "history",
-        metavar="HISTORY",
-        help="rollout history, .parquet or .jsonl, with the columns prompt_id, step (or visit), successes, trials",
+        "--groups",
+        metavar="FILE:COLUMN",
+        help="labels of the prompts, such as their data set, for models that learn by group: a column of a table, "
+        ".parquet or .jsonl with a column prompt_id",
     )
 
 
-def _read(path: str) -> History:
-    from bayes_prompt.history import History
-
-    if not Path(path).is_file():
-        raise ValueError(f"argument HISTORY: there is no file {path!r}")
-    try:
-        return History.read(path)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise ValueError(f"argument HISTORY: {error}") from error
-
-
-def _writable(file: str) -> None:
-    from bayes_prompt.files import writable_folder
-
-    if Path(file).is_dir():
-        raise ValueError(f"argument --out: {file!r} is a folder")
-    writable_folder(Path(file).parent, "argument --out")
+def _groups(options: argparse.Namespace, history: History) -> list[Any] | None:
+    """The label of each prompt, in the order of the history's rows."""
+    if options.groups is None:
+        return None
+    file, _, column = options.groups.rpartition(":")
+    if not file:
+        raise ValueError(f"argument --groups: must be FILE:COLUMN, got {options.groups!r}")
+    return column_of(file, column, history, "--groups")
 
 
 def _models(text: str) -> tuple[str, ...]:
@@ -222,48 +223,3 @@ def _fixed(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"must be NAME=VALUE with a number, such as decay=0.7; got {text!r}")
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    """A converter for integers of at least that."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
-        return value
-
-    return convert
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on stderr; a function of (stage, done, in all) to call as work goes on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
-        stages: dict[str, TaskID] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total)
-            bars.update(stages[stage], completed=done, total=total)
-
-        yield tell
-
-
-def _failed(command: str, code: int, error: Exception) -> int:
-    print(f"bayes-prompt {command}: error: {error}", file=sys.stderr)
-    return code

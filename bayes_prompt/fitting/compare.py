@@ -14,6 +14,7 @@ from bayes_prompt.fitting.outcomes import judged, small_operations
 from bayes_prompt.fitting.predictions import predicted, replicate
 from bayes_prompt.fitting.statistics import Check, checks
 from bayes_prompt.history import History
+from bayes_prompt.labels import Labels, codes
 from bayes_prompt.models import checks as model_checks
 
 
@@ -72,6 +73,7 @@ def compare(
     history: History,
     models: Mapping[str, Any],
     *,
+    groups: Labels | None = None,
     replicates: int = 40,
     seed: int = 0,
     progress: Tell | None = None,
@@ -84,14 +86,17 @@ def compare(
     Args:
         history: counts (T, N).
         models: declarations by name: anything with a `posterior(num_prompts, ...)`.
+        groups: labels of the prompts (N,), such as their data set, for declarations that learn by group:
+            `SolvingProgress(pooling="group")`, which needs them, and `SuccessRate` with sharing or a bank. The others
+            do without.
         replicates: histories with the same trials that are drawn from each declaration's own predictions, for the
             checks; 0 leaves these out.
         seed: of the draws.
         progress: is called with (name, done, in all).
 
     Raises:
-        ValueError: no models, a history without successes or without looks. TypeError: something that is no
-            model, or no history.
+        ValueError: no models, a history without successes or without looks, groups of another number of prompts, or
+            none where a model needs them. TypeError: something that is no model, no history, or no labels.
     """
     replicates = model_checks.whole("replicates", replicates, 0)
     if not models:
@@ -100,6 +105,7 @@ def compare(
         if not hasattr(model, "posterior"):
             raise TypeError(f"models[{name!r}] must be a declaration, with a posterior; got {type(model).__name__}")
     judged(history)
+    numbers = None if groups is None else codes(groups, history.num_prompts)
     assert history.successes is not None
     looked = history.trials.cpu() > 0
     tell = progress or (lambda stage, done, total: None)
@@ -109,12 +115,12 @@ def compare(
     with small_operations(history):
         for name, model in models.items():
             tell(name, 0, replicates + 1)
-            chances, unexpected = predicted(model, history)
+            chances, unexpected = predicted(model, history, numbers)
             found[name] = chances.sum(0), int(unexpected.sum())
             tell(name, 1, replicates + 1)
             drawn = []
             for number in range(replicates):
-                drawn.append(replicate(model, trials, seed + number))
+                drawn.append(replicate(model, trials, seed + number, numbers))
                 tell(name, number + 2, replicates + 1)
             checked[name] = checks(successes, drawn, trials) if drawn else ()
     looks = looked.sum(0)

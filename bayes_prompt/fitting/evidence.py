@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -60,20 +61,37 @@ def log_chances(model: SolvingProgress | SuccessRate, history: History) -> tuple
     return count_filter(model, outcomes).run(which)
 
 
-def has_filter(model: Any) -> bool:
-    """Whether there is a filter of this declaration that gradients go through."""
+def has_filter(model: Any, grouped: bool = False) -> bool:
+    """Whether there is a filter of this declaration that gradients go through. grouped: prompts have groups."""
     if isinstance(model, SolvingProgress):
         return model.pooling == "prompt"
-    return isinstance(model, SuccessRate) and model.sharing is None
+    alone = isinstance(model, SuccessRate) and model.sharing is None
+    return alone and not (grouped and uses_groups(model))
+
+
+def uses_groups(model: Any) -> bool:
+    """Whether a declaration believes otherwise where it is told of groups; others are not told of them."""
+    if isinstance(model, SolvingProgress):
+        return model.pooling == "group"
+    if isinstance(model, SuccessRate):
+        return model.sharing is not None or model.bank is not None
+    return "groups" in inspect.signature(model.posterior).parameters
+
+
+def check_filter(model: Any, grouped: bool = False) -> None:
+    """TypeError unless the declaration has a filter that gradients go through."""
+    if not has_filter(model, grouped):
+        shared = ""
+        if isinstance(model, SuccessRate):
+            shared = " with sharing" if model.sharing is not None else " with a bank that is weighted by group"
+        elif isinstance(model, SolvingProgress):
+            shared = f" with pooling={model.pooling!r}"
+        raise TypeError(f"model is a {type(model).__name__}{shared}; {WHAT_WORKS}")
 
 
 def count_filter(model: Any, outcomes: Outcomes) -> CountFilter:
     """The differentiable filter of a declaration; TypeError where there is none."""
-    if not has_filter(model):
-        shared = " with sharing" if isinstance(model, SuccessRate) else ""
-        if isinstance(model, SolvingProgress):
-            shared = f" with pooling={model.pooling!r}"
-        raise TypeError(f"model is a {type(model).__name__}{shared}; {WHAT_WORKS}")
+    check_filter(model)
     if isinstance(model, SolvingProgress):
         return ProgressFilter(model, outcomes)
     return GridFilter(model, outcomes) if model.on_grid else BetaFilter(model, outcomes)

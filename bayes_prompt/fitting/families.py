@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor
 from bayes_prompt.models import priors
 from bayes_prompt.models.drift import LogitRandomWalk, Mixture, Redraw
 from bayes_prompt.models.emission import BetaBinomialEmission, PartitionEmission
+from bayes_prompt.models.kalman import LogitGaussian
 from bayes_prompt.models.progress import SolvingProgress
+from bayes_prompt.models.sharing import EmpiricalBayes
 from bayes_prompt.models.success_rate import SuccessRate
 
 EDGES = (0.0, 0.05, 0.35, 0.65, 0.95, 1.0)
@@ -121,6 +123,22 @@ def _mixture(mean: Tensor, deviation: Tensor, frozen: Tensor, scale: Tensor, tre
     return SuccessRate(priors.logit_normal(mean, deviation), drift=drift)
 
 
+def _kalman(mean: Tensor, deviation: Tensor, scale: Tensor, trend: Tensor) -> LogitGaussian:
+    return LogitGaussian(dist.Normal(mean, deviation), drift=float(scale), trend=float(trend))
+
+
+def _shared(mean: Tensor, deviation: Tensor, scale: Tensor, trend: Tensor, pool: Tensor) -> SuccessRate:
+    return replace(_walk(mean, deviation, scale, trend), sharing=EmpiricalBayes(pool=float(pool)))
+
+
+def _pooled(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
+    return SolvingProgress(_moves(move, stay, 3), decay=decay, pooling="pool")
+
+
+def _grouped(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
+    return SolvingProgress(_moves(move, stay, 3), decay=decay, pooling="group")
+
+
 _COUNT = dist.LogNormal(0.0, 1.0)  # pseudo-counts
 _DECAY = dist.Uniform(0.0, 1.0)
 _LOGIT = {"mean": dist.Normal(0.0, 2.0), "deviation": dist.LogNormal(0.3, 0.7)}
@@ -196,5 +214,34 @@ FAMILIES: Mapping[str, Family] = {
         {"mean": 0.0, "deviation": 1.5, "frozen": 0.5, "scale": 0.5, "trend": 0.0},
         "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), drift=bp.Mixture({frozen:.6g}, "
         "bp.LogitRandomWalk({scale:.6g}, {trend:.6g}), thaw=0.01, freeze=0.01))",
+    ),
+    "kalman": Family(
+        "a Gaussian logit that walks at random, with a trend (KGPS)",
+        _kalman,
+        {**_LOGIT, **_WALK},
+        {"mean": 0.0, "deviation": 1.5, "scale": 0.3, "trend": 0.0},
+        "bp.LogitGaussian(dist.Normal({mean:.6g}, {deviation:.6g}), drift={scale:.6g}, trend={trend:.6g})",
+    ),
+    "shared": Family(
+        "walk, where prompts that nobody looked at learn from the first looks at others, in their group above all",
+        _shared,
+        {**_LOGIT, **_WALK, "pool": dist.LogNormal(2.3, 1.0)},
+        {"mean": 0.0, "deviation": 1.5, "scale": 0.3, "trend": 0.0, "pool": 10.0},
+        "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), "
+        "drift=bp.LogitRandomWalk({scale:.6g}, {trend:.6g}), sharing=bp.EmpiricalBayes(pool={pool:.6g}))",
+    ),
+    "pooled": Family(
+        "dps, with one matrix that all prompts learn",
+        _pooled,
+        {**_MOVES, "decay": _DECAY},
+        {"move": 1.0, "stay": 1.0, "decay": 0.99},
+        f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}}, pooling='pool')",
+    ),
+    "grouped": Family(
+        "dps, with a matrix that the prompts of a group learn; it needs groups",
+        _grouped,
+        {**_MOVES, "decay": _DECAY},
+        {"move": 1.0, "stay": 1.0, "decay": 0.99},
+        f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}}, pooling='group')",
     ),
 }

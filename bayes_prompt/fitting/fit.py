@@ -18,12 +18,14 @@ from pyro.optim import ClippedAdam
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bayes_prompt.fitting.evidence import check_filter
 from bayes_prompt.fitting.families import named
 from bayes_prompt.fitting.laplace import Laplace, Tell, laplace
 from bayes_prompt.fitting.outcomes import judged, small_operations
 from bayes_prompt.fitting.program import DECAY, Program, forgets
 from bayes_prompt.fitting.results import Estimate, FitResult
 from bayes_prompt.history import History
+from bayes_prompt.labels import Labels, codes
 from bayes_prompt.models import checks
 from bayes_prompt.models.seeding import seeded
 
@@ -41,6 +43,7 @@ def fit(
     history: History,
     family: str | Callable[..., Any],
     *,
+    groups: Labels | None = None,
     method: str = "svi",
     likelihood: str = "predictive",
     steps: int | None = None,
@@ -61,12 +64,20 @@ def fit(
             decay=dist.Uniform(0.0, 1.0),
         )
 
+    Gradients go through the filters of `SolvingProgress` and `SuccessRate`. Declarations whose prompts learn from each
+    other (pooling, sharing, a bank with groups), `LogitGaussian` and those of your own are asked through their
+    posterior instead, and gradients are central differences: for D numbers the history is run through 2 D + 1 times
+    where the others take two. Such a declaration may turn parameters into plain numbers::
+
+        bp.fit(history, lambda scale: bp.LogitGaussian(drift=float(scale)), scale=dist.LogNormal(-1.0, 1.0))
+
     Torch's generators and Pyro's parameter store are left as they were.
 
     Args:
         history: counts (T, N).
         family: makes a declaration of the parameters, which it takes by name, as float64 tensors; one called `decay`
             comes as a number. Or the name of one of `families.FAMILIES`, whose priors are used where none are given.
+        groups: labels of the prompts (N,), such as their data set, for declarations that learn by group; see `compare`.
         method: "svi" (a multivariate normal of the unconstrained parameters, from the mode on), "nuts" (Hamiltonian
             Monte Carlo: for small histories, hundreds of evaluations), or "map" (the mode alone).
         likelihood: "predictive": the filter's `log_count_evidence`, by `pyro.factor`; where the filter is exact
@@ -74,8 +85,8 @@ def fit(
             declaration's own Pyro program, summed exactly over its latent variables. "generative": that program itself,
             whose discrete variables are enumerated and whose others are inferred too, with "svi" by independent
             normals: their parameters' intervals are too narrow, and transitions of each prompt's own look more alike
-            than they are; "nuts" has no such bias. Not with forgetting, nor with "map". Both start at the mode of the
-            predictive likelihood; declarations with pooling or sharing, which have none, are refused.
+            than they are; "nuts" has no such bias. Not with forgetting, nor with "map", nor for declarations that
+            gradients do not go through. Both start at the mode of the predictive likelihood.
         steps: of SVI; None: 40, or 600 for a generative likelihood.
         draws, warmup: of NUTS.
         seed: of all randomness.
@@ -104,7 +115,8 @@ def fit(
     if known is not None:
         given = {name: _fixed(name, value, known.priors[name]) for name, value in given.items()}
     build = named(family).build if isinstance(family, str) else family
-    program = Program(build, *_split(given), history)
+    numbers = None if groups is None else codes(groups, history.num_prompts)
+    program = Program(build, *_split(given), history, numbers)
     for name in start or {}:
         if name not in program.priors:
             raise ValueError(f"start has {name!r}, which is {'fixed' if name in given else 'no parameter'}")
@@ -112,10 +124,12 @@ def fit(
     alone = seeded(seed, torch.device("cpu")), pyro.get_param_store().scope()
     with alone[0], alone[1], torch.enable_grad(), small_operations(history):
         begin = _start(program, {**(known.start if known else {}), **(start or {})})
-        model = program.check(begin)
-        if likelihood == "generative" and (forgets(model) or "decay" in program.priors):
-            raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
-        shape = laplace(program.predictive, begin, tell)
+        program, model = program.checked(begin)
+        if likelihood == "generative":
+            check_filter(model, numbers is not None)
+            if forgets(model) or "decay" in program.priors:
+                raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
+        shape = laplace(program.predictive, begin, tell, program.follows)
         if likelihood == "generative":
             mode = {name: value[0] for name, value in shape.values(torch.zeros_like(shape.mode)[None]).items()}
             found, elbo = _generative(program, mode, method, steps, draws, warmup, tell)

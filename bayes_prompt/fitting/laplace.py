@@ -13,7 +13,7 @@ from torch import Tensor
 
 Tell = Callable[[str, int, int], None]
 _MOST_STEPS = 60  # of the search for the mode
-_STEP = 1e-3  # of differences of gradients, in unconstrained parameters
+_STEP = 1e-3  # of differences, in unconstrained parameters
 _FLAT = 1e-2  # the least curvature that is believed: a direction about which nothing is known gets a deviation of 10
 
 
@@ -21,10 +21,10 @@ _FLAT = 1e-2  # the least curvature that is believed: a direction about which no
 class Laplace:
     """Unconstrained parameters u (D,), their mode, and a factor (D, D) of their covariance there.
 
-    potential: -log of prior times likelihood, Jacobian included, of a dictionary of unconstrained parameters.
+    potential: -log of prior times likelihood, Jacobian included, a function of u that gradients go through.
     """
 
-    potential: Callable[[dict[str, Tensor]], Tensor]
+    potential: Callable[[Tensor], Tensor]
     transforms: Mapping[str, Any]
     shapes: Mapping[str, torch.Size]
     mode: Tensor
@@ -32,7 +32,7 @@ class Laplace:
 
     def at(self, z: Tensor) -> Tensor:
         """The potential () at coordinates (D,) in which the posterior is nearly a standard normal."""
-        return self.potential(_parts(self.mode + self.factor @ z, self.shapes))
+        return self.potential(self.mode + self.factor @ z)
 
     def values(self, z: Tensor) -> dict[str, Tensor]:
         """The parameters themselves, each (S, ...), at S such coordinates (S, D)."""
@@ -40,24 +40,32 @@ class Laplace:
         return {name: self.transforms[name].inv(part).detach() for name, part in parts.items()}
 
 
-def laplace(program: Callable[[], None], start: Mapping[str, Tensor], tell: Tell) -> Laplace:
+def laplace(
+    program: Callable[[], None], start: Mapping[str, Tensor], tell: Tell, differentiable: bool = True
+) -> Laplace:
     """Find the mode by L-BFGS, and the curvature there by differences of gradients.
 
     Args:
         program: a Pyro program without discrete latent variables.
         start: a value for each of its latent variables, of its shape.
         tell: is called with ("mode" or "curvature", evaluations made, at most).
+        differentiable: whether gradients go through the program; else they are central differences, of 2 D values.
     """
-    before, potential, transforms, _ = initialize_model(program, init_strategy=init_to_value(values=dict(start)))
+    before, joint, transforms, _ = initialize_model(program, init_strategy=init_to_value(values=dict(start)))
     shapes = {name: transforms[name](start[name].double()).shape for name in before}
     u = torch.cat([transforms[name](start[name].double()).reshape(-1) for name in before]).requires_grad_()
     search = torch.optim.LBFGS(
         [u], max_iter=_MOST_STEPS, tolerance_grad=1e-3, tolerance_change=1e-6, line_search_fn="strong_wolfe"
     )
+
+    def potential(place: Tensor) -> Tensor:
+        value: Tensor = joint(_parts(place, shapes)) if differentiable else _Differences.apply(place, joint, shapes)
+        return value
+
     made, highest = 0, torch.tensor(-torch.inf, dtype=torch.float64)
 
     def slope(place: Tensor) -> tuple[Tensor, Tensor]:
-        value = potential(_parts(place, shapes))
+        value = potential(place)
         (gradient,) = torch.autograd.grad(value, place)
         return value.detach(), gradient
 
@@ -91,6 +99,25 @@ def laplace(program: Callable[[], None], start: Mapping[str, Tensor], tell: Tell
     curvature, axes = torch.linalg.eigh((hessian + hessian.T) / 2)
     covariance = axes @ torch.diag(1 / curvature.clamp(min=_FLAT)) @ axes.T
     return Laplace(potential, transforms, shapes, mode, torch.linalg.cholesky(covariance))
+
+
+class _Differences(torch.autograd.Function):
+    """joint(parts of u), whose gradient is made of central differences."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, joint: Callable[[dict[str, Tensor]], Tensor], shapes: Any) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.value = lambda place: joint(_parts(place, shapes))
+        value: Tensor = ctx.value(u)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (u,) = ctx.saved_tensors
+        with torch.no_grad():
+            steps = _STEP * torch.eye(len(u), dtype=torch.float64)
+            slopes = [(ctx.value(u + step) - ctx.value(u - step)) / (2 * _STEP) for step in steps]
+        return upstream * torch.stack(slopes), None, None
 
 
 def _parts(u: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayes_prompt.fitting.evidence import count_filter, has_filter, log_chances
+from bayes_prompt.fitting.evidence import count_filter, has_filter, log_chances, uses_groups
 from bayes_prompt.fitting.outcomes import Outcomes, possible
 from bayes_prompt.history import History
 from bayes_prompt.kernels import rng
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.tally import Observations
+from bayes_prompt.models.progress import SolvingProgress
 from bayes_prompt.posteriors.base import Posterior
 
 REPLICATE = 252
 """The stream of random words (see `kernels.rng`) that counts are drawn with. It counts down from the last."""
 
 
-def predicted(model: Any, history: History) -> tuple[Tensor, Tensor]:
+def predicted(model: Any, history: History, groups: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Log predictive probabilities of the recorded counts (T, N) float64, and where these had probability zero (T, N).
 
     They are 0 there, and where nothing was observed. A declaration without a filter of `fitting.filters` is asked
     through its posterior.
+
+    groups: numbers from 0 up, (N,), for declarations whose prompts learn by group; others do without.
     """
     with torch.no_grad():
-        return log_chances(model, history) if has_filter(model) else _asked(model, history)
+        if has_filter(model, groups is not None):
+            return log_chances(model, history)
+        return _asked(_posterior(model, history.num_prompts, groups), history)
 
 
-def replicate(model: Any, trials: Tensor, seed: int) -> Tensor:
+def replicate(model: Any, trials: Tensor, seed: int, groups: Sequence[int] | None = None) -> Tensor:
     """Successes (T, N) int64 of trials (T, N), drawn from a declaration's own predictions.
 
     Each count is drawn from the predictive distribution given what was drawn before, and fed back. Where the filter is
     exact inference, these are draws from the declaration's Pyro program; with forgetting, which has none, they are what
-    the declaration takes the future to be. A draw is a function of (seed, step, prompt).
+    the declaration takes the future to be. A draw is a function of (seed, step, prompt). groups: as in `predicted`.
     """
     with torch.no_grad():
         trials = trials.cpu()
-        return _by_filter(model, trials, seed) if has_filter(model) else _by_posterior(model, trials, seed)
+        if has_filter(model, groups is not None):
+            return _by_filter(model, trials, seed)
+        return _by_posterior(_posterior(model, trials.shape[1], groups), trials, seed)
+
+
+def _posterior(model: Any, num_prompts: int, groups: Sequence[int] | None) -> Posterior:
+    """Its posterior, in float64, which is told of groups where it learns by them; ValueError where it needs them."""
+    if isinstance(model, SolvingProgress) and model.pooling == "group" and groups is None:
+        raise ValueError('groups must be given for a SolvingProgress with pooling="group"; got none')
+    told: dict[str, Any] = {} if groups is None or not uses_groups(model) else {"groups": groups}
+    posterior: Posterior = model.posterior(num_prompts, dtype=torch.float64, backend="reference", **told)
+    return posterior
 
 
 def _by_filter(model: Any, trials: Tensor, seed: int) -> Tensor:
@@ -52,10 +69,9 @@ def _by_filter(model: Any, trials: Tensor, seed: int) -> Tensor:
     return drawn
 
 
-def _by_posterior(model: Any, trials: Tensor, seed: int) -> Tensor:
+def _by_posterior(posterior: Posterior, trials: Tensor, seed: int) -> Tensor:
     outcomes = possible(trials)
     sizes = [size for size in outcomes.trials.unique().tolist() if size]
-    posterior: Posterior = model.posterior(trials.shape[1], dtype=torch.float64, backend="reference")
     chance_of = {size: posterior._point_chance(size) for size in sizes}
     everyone, drawn = torch.arange(trials.shape[1]), torch.empty_like(trials)
     for step, each in enumerate(trials):
@@ -79,11 +95,10 @@ def _draw(chance: Tensor, outcomes: Outcomes, trials: Tensor, seed: int, step: i
     return torch.minimum(place, last)  # where rounding leaves nothing above
 
 
-def _asked(model: Any, history: History) -> tuple[Tensor, Tensor]:
+def _asked(posterior: Posterior, history: History) -> tuple[Tensor, Tensor]:
     """`predicted`, as the posterior tells it while it is fed the history."""
     if history.successes is None:
         raise ValueError("history must have successes; these are to be sampled")
-    posterior: Posterior = model.posterior(history.num_prompts, dtype=torch.float64, backend="reference")
     heard: list[Observations] = []
     apply = posterior._apply
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, biject_to
 
-from bayes_prompt.fitting.evidence import count_filter
+from bayes_prompt.fitting.evidence import count_filter, has_filter
 from bayes_prompt.fitting.filters import Decay
 from bayes_prompt.fitting.outcomes import Outcomes, occurring
+from bayes_prompt.fitting.predictions import predicted
 from bayes_prompt.history import History
 from bayes_prompt.models.progress import SolvingProgress
 
 DECAY = "decay"
 """The parameter of this name comes as a number, as declarations hold it; all others are float64 tensors."""
+_MOVE = 1e-2  # of an unconstrained parameter, which the evidence must notice
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +33,16 @@ class Program:
         priors: of the free ones, each with batch shape ().
         fixed: values of the others, handed over as they are.
         history: counts (T, N).
+        groups: numbers from 0 up, (N,), for declarations whose prompts learn by group.
+        follows: whether gradients go through the evidence, by a filter; else the declaration's posterior is asked.
     """
 
     family: Callable[..., Any]
     priors: Mapping[str, Distribution]
     fixed: Mapping[str, Any]
     history: History
+    groups: Sequence[int] | None = None
+    follows: bool = True
 
     def declare(self, values: Mapping[str, Tensor]) -> Any:
         """The declaration of the free parameters' values, each of its prior's shape; errors of the family name them."""
@@ -52,6 +58,9 @@ class Program:
 
     def log_evidence(self, values: Mapping[str, Tensor]) -> Tensor:
         """log_count_evidence at given values, each of its prior's shape: a tensor of shape ()."""
+        if not self.follows:
+            model = self.declare({name: value.detach() for name, value in values.items()})
+            return predicted(model, self.history, self.groups)[0].sum()
         outcomes, which = self._counted
         return count_filter(self.declare(values), outcomes).run(which)[0].sum()
 
@@ -63,12 +72,24 @@ class Program:
         """Pyro program: the parameters, and the declaration's own program, with its latent variables."""
         self.declare(self._drawn()).pyro_model(self.history)
 
-    def check(self, values: Mapping[str, Tensor]) -> Any:
-        """The declaration at values of the priors' shapes, once the evidence is known to depend on all of them.
+    def checked(self, values: Mapping[str, Tensor]) -> tuple[Program, Any]:
+        """The program, which follows gradients where they go through, and the declaration at values of the priors'
+        shapes, once the evidence is known to depend on all of them.
 
         Raises:
-            ValueError: no gradient reaches a parameter, or the evidence is not finite. TypeError: no filter.
+            ValueError: no gradient reaches a parameter, or the evidence is not finite. TypeError: no declaration.
         """
+        model = self.declare(values)
+        if not hasattr(model, "posterior"):
+            raise TypeError(f"family must make a declaration, with a posterior; got {type(model).__name__}")
+        program = replace(self, follows=has_filter(model, self.groups is not None))
+        evidence = program._followed(values) if program.follows else program._moved(values)
+        if not bool(evidence.isfinite()):
+            raise ValueError(f"history has evidence {float(evidence)} at the start; give other priors or another start")
+        return program, model
+
+    def _followed(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The evidence at values; ValueError where no gradient reaches one."""
         leaves = {name: value.detach().double().requires_grad_() for name, value in values.items()}
         with torch.enable_grad():
             evidence = self.log_evidence(leaves)
@@ -81,9 +102,17 @@ class Program:
                     f"{name}: nothing depends on it in a way that gradients follow; the family must put it where a "
                     "declaration takes a tensor, or use it as `decay`"
                 )
-        if not bool(evidence.isfinite()):
-            raise ValueError(f"history has evidence {float(evidence)} at the start; give other priors or another start")
-        return self.declare(values)
+        return evidence.detach()
+
+    def _moved(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The same where gradients do not tell: each parameter in turn is moved a little."""
+        evidence = self.log_evidence(values)
+        for name, law in self.priors.items():
+            support = biject_to(law.support)
+            free = support.inv(values[name].double())
+            if torch.equal(self.log_evidence({**values, name: support(free + _MOVE)}), evidence):
+                raise ValueError(f"{name}: nothing that this history shows depends on it; fix it, or leave it out")
+        return evidence
 
     @cached_property
     def _counted(self) -> tuple[Outcomes, Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bayes_prompt.command_line import add_history, column_of, console, failed, positive, read_history, whole, writable
 
 if TYPE_CHECKING:
     from bayes_prompt.history import History
@@ -21,11 +21,7 @@ METHODS = "uniform,dps:decay=0.5,mopps:decay=1"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add = parser.add_argument
-    add(
-        "history",
-        metavar="HISTORY",
-        help="rollout history, .parquet or .jsonl, with the columns prompt_id, step (or visit), successes, trials",
-    )
+    add_history(parser)
     add(
         "--methods",
         default=METHODS,
@@ -35,29 +31,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--batch-fraction",
-        type=_fraction,
+        type=positive("a number in (0, 1]", 1.0),
         default=0.1,
         metavar="SHARE",
         help="share of the pool picked at each visit (default: %(default)s)",
     )
-    size.add_argument("--batch-size", type=_whole(1), metavar="N", help="or so many prompts")
-    add("--seeds", type=_whole(1), default=5, metavar="N", help="runs of each method (default: %(default)s)")
+    size.add_argument("--batch-size", type=whole(1), metavar="N", help="or so many prompts")
+    add("--seeds", type=whole(1), default=5, metavar="N", help="runs of each method (default: %(default)s)")
     add(
         "--visits",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="replay the first N steps (default: all; where every prompt counts its own visits, as many as nine in ten "
         "prompts have)",
     )
     add(
         "--min-visits",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="keep prompts with at least N records (default: 1; where every prompt counts its own visits, --visits)",
     )
     add(
         "--first-visit",
-        type=_whole(0),
+        type=whole(0),
         default=5,
         metavar="N",
         help="judge P(informative) from this visit on, counted from 0 (default: %(default)s)",
@@ -84,20 +80,14 @@ def act(options: argparse.Namespace) -> int:
 
             writable_folder(options.plots, "argument --plots")
         if options.json not in (None, "-"):
-            _writable(Path(options.json))
+            writable(options.json, "--json")
     except (ValueError, ImportError) as error:
-        return _failed(2, error)
+        return failed("replay", 2, error)
     with redirect_stdout(sys.stderr):  # whatever a library prints: stdout is for the results
-        from bayes_prompt.history import History
         from bayes_prompt.replays.protocol import replay
 
         try:
-            if not Path(options.history).is_file():
-                raise ValueError(f"there is no file {options.history!r}")
-            history = History.read(options.history)
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            return _failed(2, ValueError(f"argument HISTORY: {error}"))
-        try:
+            history = read_history(options.history)
             sides = _sides(options, history)
             results = replay(
                 history,
@@ -112,7 +102,7 @@ def act(options: argparse.Namespace) -> int:
                 **sides,
             )
         except (OSError, ValueError, TypeError, ImportError) as error:
-            return _failed(2, error)
+            return failed("replay", 2, error)
     failure: Exception | None = None
     try:
         if options.json not in (None, "-"):
@@ -126,94 +116,22 @@ def act(options: argparse.Namespace) -> int:
     if options.json == "-":
         print(json.dumps(results.to_json(), allow_nan=False))
     else:
-        from rich.console import Console
-
         from bayes_prompt.replays import tables
 
-        tables.show(results, Console(width=None if sys.stdout.isatty() else 120))
-    return 0 if failure is None else _failed(1, failure)
+        tables.show(results, console(120))
+    return 0 if failure is None else failed("replay", 1, failure)
 
 
 def _sides(options: argparse.Namespace, history: History) -> dict[str, Any]:
     """Texts and groups of the history's prompts, in the order of its rows."""
     found: dict[str, Any] = {}
     if options.texts is not None:
-        found["texts"] = _column(options.texts, options.text_column, history, "--texts")
+        found["texts"] = column_of(options.texts, options.text_column, history, "--texts")
         if not all(isinstance(text, str) for text in found["texts"]):
             raise ValueError(f"argument --text-column: column {options.text_column!r} must hold strings")
     if options.groups is not None:
         file, _, column = options.groups.rpartition(":")
         if not (file or options.texts):
             raise ValueError("argument --groups: name its file, FILE:COLUMN, or give --texts FILE")
-        found["groups"] = _column(file or options.texts, column, history, "--groups")
+        found["groups"] = column_of(file or options.texts, column, history, "--groups")
     return found
-
-
-def _column(file: str, column: str, history: History, argument: str) -> list[Any]:
-    """A column of a table of prompts, by the prompt_id of the history's rows."""
-    from bayes_prompt.history_files import format_of, pyarrow
-
-    wanted = ("prompt_id", column)
-    try:
-        if format_of(file) == "parquet":
-            _, parquet = pyarrow()
-            table = parquet.read_table(file)
-            names = table.column_names
-            columns = [table[name].to_pylist() for name in wanted if name in names]
-        else:
-            records = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-            names = sorted(set.intersection(*(set(record) for record in records))) if records else []
-            columns = [[record[name] for record in records] for name in wanted if name in names]
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise ValueError(f"argument {argument}: {error}") from error
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"argument {argument}: {file!r} needs a column {name!r}; it has {', '.join(names)}")
-    values = dict(zip(*columns, strict=True))
-    prompts = range(history.num_prompts) if history.ids is None else history.ids
-    for prompt in prompts:
-        if values.get(prompt) is None:
-            raise ValueError(f"argument {argument}: {file!r} has no {column} of the prompt {prompt!r}")
-    return [values[prompt] for prompt in prompts]
-
-
-def _writable(path: Path) -> None:
-    """ValueError unless a file can be written there."""
-    from bayes_prompt.files import writable_folder
-
-    if path.is_dir():
-        raise ValueError(f"argument --json: {str(path)!r} is a folder")
-    try:
-        writable_folder(path.parent)
-    except ValueError as error:
-        raise ValueError(f"argument --json: {error}") from error
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    """A converter for integers of at least that."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
-        return value
-
-    return convert
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {text!r}")
-    return value
-
-
-def _failed(code: int, error: Exception) -> int:
-    print(f"bayes-prompt replay: error: {error}", file=sys.stderr)
-    return code

@@ -8,6 +8,7 @@
 | `experiment` | GRPO once per method of choosing prompts |
 | `settings`, `results`, `checks` | what goes into an experiment and comes out of it; checks of the former |
 | `report`, `plots` | table, curves, JSON and Parquet of the results |
+| `command` | `bayes-prompt demo` |
 | `surroundings` | what a run changes in its process and puts back |
 
 `run(methods=("uniform", "dps"), steps=80, seed=0)` does it all and needs the extra `demo`.

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bayes_prompt.fitting import command
+from bayes_prompt.fitting.evidence import has_filter
 from bayes_prompt.fitting.families import FAMILIES, read
 from bayes_prompt.fitting.fit import METHODS
-from bayes_prompt.fitting.predictions import replicate
+from bayes_prompt.fitting.predictions import predicted, replicate
 from bayes_prompt.history import History
 
 
@@ -32,6 +33,7 @@ def run(name: str, *arguments: str) -> int:
 
 def test_names_are_those_of_the_families_and_methods() -> None:
     assert tuple(FAMILIES) == command.MODELS and METHODS == command.METHODS
+    assert tuple(name for name, family in FAMILIES.items() if has_filter(family.declare())) == command.QUICK
 
 
 def test_fit_prints_what_it_found(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,9 +88,44 @@ def test_compare_takes_files_and_prints_json_alone(recorded: Path, capsys: pytes
     assert {score["name"] for score in json.loads(capsys.readouterr().out)["scores"]} == {out, "walk"}
 
 
+@pytest.fixture
+def families(recorded: Path) -> str:
+    """A table of the prompts, in another order than the history's; as an argument of --groups."""
+    rows = [{"prompt_id": row, "family": "odd" if row % 4 > 1 else "even"} for row in reversed(range(20))]
+    (recorded.parent / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return f"{recorded.parent / 'prompts.jsonl'}:family"
+
+
+@pytest.mark.parametrize("split", [(), ("--fit",)])
+def test_compare_is_told_of_groups(
+    split: tuple[str, ...], recorded: Path, families: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ("compare", str(recorded), "--models", "grouped,dps", "--groups", families, "--replicates", "2", "--json")
+    assert run(*line, *split) == 0
+    scores = {score["name"]: score["log_count_evidence"] for score in json.loads(capsys.readouterr().out)["scores"]}
+    if not split:
+        groups = [row % 4 // 2 for row in range(20)]
+        for name, found in scores.items():
+            by_hand = predicted(FAMILIES[name].declare(), History.read(recorded), groups)[0].sum()
+            assert found == pytest.approx(float(by_hand), rel=1e-12)
+
+
+def test_fit_is_told_of_groups(recorded: Path, families: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("fit", str(recorded), "--model", "grouped", "--method", "map", "--fix", "decay=0.9", "--fix", "stay=1")
+    assert run(*line, "--groups", families, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["family"] == "grouped" and set(found["parameters"]) == {"move"}
+    assert run(*line) == 2
+    assert "groups must be given for a SolvingProgress" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("fit", "HISTORY", "--groups", "family"), "argument --groups: must be FILE:COLUMN, got 'family'"),
+        (("compare", "HISTORY", "--groups", "HISTORY:family"), "needs a column 'family'; it has prompt_id, step"),
+        (("compare", "HISTORY", "--groups", "no.jsonl:family"), "argument --groups: "),
+        (("compare", "HISTORY", "--models", "grouped"), "groups must be given for a SolvingProgress"),
         (("fit", "nowhere.parquet"), "argument HISTORY: there is no file 'nowhere.parquet'"),
         (("fit", "HISTORY", "--fix", "x=1"), "x is no parameter of 'walk'"),
         (("fit", "HISTORY", "--out", "."), "argument --out: '.' is a folder"),
@@ -98,7 +135,7 @@ def test_compare_takes_files_and_prints_json_alone(recorded: Path, capsys: pytes
 def test_what_cannot_be_used_is_named(
     arguments: tuple[str, ...], message: str, recorded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*(str(recorded) if each == "HISTORY" else each for each in arguments)) == 2
+    assert run(*(each.replace("HISTORY", str(recorded)) for each in arguments)) == 2
     caught = capsys.readouterr()
     assert message in caught.err and caught.out == ""
 

@@ -111,9 +111,10 @@ def test_posteriors_are_asked_for_what_filters_tell(name: str) -> None:
     trials = history.trials - torch.arange(15) % 3
     history = History(torch.minimum(history.successes, trials), trials)  # type: ignore[type-var]
     model = EIGHT[name]
-    ours, theirs = predictions.predicted(model, history)[0], predictions._asked(model, history)[0]
+    asked = lambda: predictions._posterior(model, 15, None)  # noqa: E731
+    ours, theirs = predictions.predicted(model, history)[0], predictions._asked(asked(), history)[0]
     assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
-    assert torch.equal(predictions._by_filter(model, trials, 3), predictions._by_posterior(model, trials, 3))
+    assert torch.equal(predictions._by_filter(model, trials, 3), predictions._by_posterior(asked(), trials, 3))
 
 
 def test_any_declaration_can_be_compared() -> None:
@@ -217,6 +218,70 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
         compare(History(None, history.trials), EIGHT)
     with pytest.raises(ValueError, match="replicates must be at least 0"):
         compare(history, EIGHT, replicates=-1)
+
+
+GROUPED = {
+    "grouped": bp.SolvingProgress(STICKY, decay=0.9, pooling="group"),
+    "shared": S(NORMAL, sharing=bp.EmpiricalBayes()),
+    "bank": S(NORMAL, drift=bp.DriftBank([LogitRandomWalk(0.1), LogitRandomWalk(0.7)])),
+    "decays": S(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
+}
+
+
+def in_turn(prompts: int) -> History:
+    """Prompts that are first looked at in different steps, by families that differ."""
+    rate = torch.tensor([0.1, 0.5, 0.9]).repeat(prompts // 3)
+    trials = 8 * (torch.arange(9)[:, None] >= torch.arange(prompts) % 5).long()
+    noise = torch.rand(9, prompts, generator=torch.Generator().manual_seed(0))
+    return History((trials * (rate + 0.2 * (noise - 0.5)).clamp(0, 1)).round().long(), trials)
+
+
+def test_groups_reach_the_declarations_that_learn_by_them() -> None:
+    history, labels = in_turn(30), ["hard", "mixed", "easy"] * 10
+    told = compare(history, GROUPED | EIGHT, groups=labels, replicates=0)
+    for score in told.scores:
+        model = (GROUPED | EIGHT)[score.name]
+        known = {"groups": torch.arange(30) % 3} if score.name in GROUPED else {}
+        posterior = model.posterior(30, dtype=torch.float64, backend="reference", **known)
+        for successes, trials in zip(history.successes, history.trials, strict=True):  # type: ignore[arg-type]
+            rows = trials.nonzero()[:, 0]
+            posterior.update(rows, successes[rows], trials[rows])
+        assert score.log_count_evidence == pytest.approx(posterior.log_count_evidence, rel=1e-12), score.name
+    # What groups are called does not matter; that there are any does, to those alone that learn by them.
+    again = compare(history, GROUPED | EIGHT, groups=torch.tensor([7, -1, 3]).repeat(10), replicates=0)
+    assert again == told
+    without = {"shared": GROUPED["shared"], "bank": GROUPED["bank"], "decays": GROUPED["decays"], **EIGHT}
+    for score in compare(history, without, replicates=0).scores:
+        (same,) = [each.log_count_evidence for each in told.scores if each.name == score.name]
+        assert (score.log_count_evidence == same) == (score.name in EIGHT), score.name
+
+
+def test_groups_learn_as_pools_of_their_own() -> None:
+    history, labels = in_turn(15), [row % 3 for row in range(15)]
+    group, pool = (bp.SolvingProgress(STICKY, decay=0.9, pooling=pooling) for pooling in ("group", "pool"))
+    told = predictions.predicted(group, history, labels)[0]
+    for first in range(3):
+        own = History(history.successes[:, first::3], history.trials[:, first::3])  # type: ignore[index]
+        alone = predictions.predicted(pool, own, labels[first::3])[0]  # which is not told of them
+        assert torch.allclose(told[:, first::3], alone, rtol=1e-10, atol=1e-12)
+    drawn = [predictions.replicate(model, history.trials, 3, [0] * 15) for model in (group, pool)]
+    assert torch.equal(*drawn) and not torch.equal(drawn[0], predictions.replicate(group, history.trials, 3, labels))
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "message"),
+    [
+        (None, ValueError, r"groups must be given for a SolvingProgress with pooling=\"group\"; got none"),
+        ([0, 1], ValueError, "groups must have 6 entries, one for each prompt; got 2"),
+        (torch.zeros(6, 1), ValueError, r"groups must have shape \(6,\); got \(6, 1\)"),
+        ([0.0] * 5 + [float("nan")], ValueError, r"groups\[5\] = nan must be a label"),
+        ("abcdef", TypeError, "groups must be a sequence of labels; got str"),
+        ([[0]] * 6, TypeError, r"groups\[0\] must be a label; got list"),
+    ],
+)
+def test_bad_groups_are_named(groups: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        compare(in_turn(6), GROUPED, groups=groups, replicates=0)
 
 
 def test_one_prompt_has_no_standard_error(tmp_path: Path) -> None:

@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "checkpoint": {"errors"},
     "history_files": set(),
     "history": {"errors", "checkpoint", "history_files"},
+    "command_line": {"files", "history", "history_files"},
+    "labels": set(),
     "models": {"errors", "history", "checkpoint"},
     "recent": {"errors", "checkpoint"},
     "posteriors": {"errors", "checkpoint", "history", "kernels", "models", "transfer"},
     "fitting": {
-        *("errors", "files", "history", "models", "posteriors"),
+        *("command_line", "errors", "history", "labels", "models", "posteriors"),
         *("kernels.rng", "kernels.tally", "kernels.progress_filter"),
     },
     "embedding": {"files", "posteriors.checks"},
@@ -35,11 +37,15 @@ MAY_IMPORT = {
     "metrics": {"errors", "checkpoint", "posteriors.base", "posteriors.checks"},
     "explanation": {"posteriors.base"},
     "selector_state": {"errors", "checkpoint", "posteriors.checks", "in_flight", "metrics", "recent"},
+    "picking": {
+        *("errors", "posteriors.base", "posteriors.checks", "acquisition", "kernels.shortlist"),
+        *("in_flight", "recent", "transfer"),
+    },
     "selector": {
-        *("errors", "checkpoint", "posteriors", "acquisition", "kernels.shortlist"),
+        *("checkpoint", "posteriors", "acquisition", "picking"),
         *("identities", "in_flight", "metrics", "explanation", "selector_state", "transfer", "recent"),
     },
-    "recipes": {"errors", "models", "posteriors", "acquisition", "selector", "embedding"},
+    "recipes": {"errors", "labels", "models", "posteriors", "acquisition", "selector", "embedding"},
     "simulate": {
         "history",
         "kernels.rng",
@@ -50,9 +56,10 @@ MAY_IMPORT = {
         "recipes",
     },
     "recorder": {"files", "history", "history_files", "posteriors.base", "posteriors.checks", "selector"},
-    "replays": {"files", "history", "history_files", "posteriors.checks", "selector", "recipes"},
+    "replays": {"command_line", "files", "history", "posteriors.checks", "selector", "recipes"},
     "trainers": {"errors", "checkpoint", "history", "posteriors.checks", "selector", "recipes"},
     "testbed": {
+        "command_line",
         "errors",
         "files",
         "checkpoint",
@@ -65,20 +72,8 @@ MAY_IMPORT = {
         "recipes",
         "trainers",
     },
-    "bench": {"kernels", "posteriors", "models", "acquisition", "selector", "recipes", "files"},
-    "cli": {
-        "errors",
-        "files",
-        "history",
-        "kernels.backend",
-        "selector",
-        "recipes",
-        "trainers",
-        "testbed",
-        "bench",
-        "replays",
-        "fitting",
-    },
+    "bench": {"command_line", "kernels", "posteriors", "models", "acquisition", "selector", "recipes", "files"},
+    "cli": {"testbed", "bench", "replays", "fitting"},
 }
 # The facade: importing names from it is what users do, and what code below it must not do.
 FACADE_FOR = {"trainers", "testbed", "bench", "cli"}

@@ -23,6 +23,7 @@ OPEN = ("posteriors", "trainers", "testbed", "replays", "simulate", "fitting")
 HELPERS = {"checks"}
 MODULES = [
     *("history", "errors", "checkpoint", "identities", "in_flight", "metrics", "selector", "recipes", "cli"),
+    *("picking", "labels", "command_line", "bench.command"),
     *("models.priors", "models.emission", "models.progress", "models.success_rate", "models.numerics"),
     *("models.difficulty", "models.networks", "models.online_svi", "models.distributions", "recent", "embedding"),
     *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
