@@ -3,8 +3,9 @@
     python -m bayes_prompt.kernels.ahead_of_time [--json | --markdown] [--target sm_90] [--operation progress_filter]
 
 An operation takes part by a list `AHEAD_OF_TIME` in its `triton.py`: tuples (kernel, {argument: type}, {constant:
-value}, number of warps of 32 threads), such as `(_advance, {"belief": "*fp32", "num_prompts": "i64"}, {"K": 3}, 4)`.
-Nothing else needs to be told. Must run without TRITON_INTERPRET=1, which replaces the kernels by interpreted ones.
+value}, number of warps of 32 threads), such as `(_advance, {"belief": "*fp32", "num_prompts": "i64"}, {"K": 3}, 4)`. A
+fifth member names the targets of a variant that others do not launch. Nothing else needs to be told. Must run without
+TRITON_INTERPRET=1, which replaces the kernels by interpreted ones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Variant:
     types: dict[str, str]
     constants: dict[str, Any]
     num_warps: int
+    targets: Sequence[str] = TARGETS
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Report:
     shared_bytes: per program.
     narrow_offsets: pointer offsets and integer products in the kernel's IR that are less than 64 bits wide, which is
     where a large pool would overflow.
+    pending_products: products of matrices that a loop goes on without having waited for. Triton has overwritten what
+    such a product still reads, where that is used for something else too (its issue 6691).
     """
 
     operation: str
@@ -70,6 +74,7 @@ class Report:
     spills: int
     shared_bytes: int
     narrow_offsets: int
+    pending_products: int
 
     @property
     def scalar(self) -> str:
@@ -147,6 +152,7 @@ def compile_variant(variant: Variant, target: str) -> Report:
         spills=spills,
         shared_bytes=compiled.metadata.shared,
         narrow_offsets=narrow_offsets(compiled.asm["ttir"]),
+        pending_products=len(re.findall(r"warp_group_dot_wait .*pendings = [1-9]", compiled.asm["ttgir"])),
     )
 
 
@@ -200,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = variants(options.operation)
     if not chosen:
         parser.error(f"no operation is called {options.operation!r}")
-    jobs = [(variant, target) for variant in chosen for target in options.target or TARGETS]
+    jobs = [(each, target) for each in chosen for target in options.target or TARGETS if target in each.targets]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compilers release the GIL
         reports = list(pool.map(compile_variant, *zip(*jobs, strict=True)))
     if options.json:
@@ -225,8 +231,10 @@ def markdown(reports: list[Report]) -> list[str]:
     """The reports as the lines of a Markdown document: a line for each variant, the targets side by side."""
     import triton
 
-    columns = ["operation", "kernel", "type", "constants", "warps", *dict.fromkeys(r.target for r in reports)]
-    rows = [[*variant, *map(_cell, compiled)] for variant, compiled in by_variant(reports).items()]
+    targets = list(dict.fromkeys(r.target for r in reports))
+    columns = ["operation", "kernel", "type", "constants", "warps", *targets]
+    cells = {variant: {r.target: _cell(r) for r in compiled} for variant, compiled in by_variant(reports).items()}
+    rows = [[*variant, *(cell.get(target, "") for target in targets)] for variant, cell in cells.items()]
     return [
         "# What the kernels take of a GPU",
         "",
@@ -236,7 +244,7 @@ def markdown(reports: list[Report]) -> list[str]:
         "programs these and the warps let a multiprocessor hold at once (CUDA only). Spills are bytes that a",
         "thread stores and loads; of AMD, whose registers here are vector registers, they are registers. Constants",
         "that are true have their name alone, false ones are left out. Warps have 32 threads; for AMD half as many are",
-        "compiled, of 64.",
+        "compiled, of 64. Cells are empty for targets on which a variant is not launched.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows]),
     ]

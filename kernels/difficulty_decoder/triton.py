@@ -18,7 +18,7 @@ from torch import Tensor
 from bayes_prompt.kernels.difficulty_decoder import Decoder, check_arguments
 from bayes_prompt.kernels.launch import warps
 
-THREADS = 256
+_TF32 = (9, 10)  # compute capabilities that have room for three products in tf32: Hopper and Blackwell, of data centres
 _SERIES = {torch.float32: 8, torch.float64: 16}  # terms that leave less than half a unit in the last place
 _BELOW = 0.25  # where the series of 1 - exp(-t) is taken: above it the difference loses two bits at most
 
@@ -33,41 +33,59 @@ def decode(
     variance: Tensor,
     informative: Tensor | None,
 ) -> None:
-    """See `reference.decode`. Products of float32 and float64 are not left to tensor cores, which would round them."""
+    """See `reference.decode`.
+
+    float32 is multiplied by tensor cores where they can make it of three products in tf32, which lose less than the
+    sums do; other tensor cores would round it.
+    """
     check_arguments(features, decoder, shifts, offsets, trials, mean, variance, informative)
     prompts, (hidden, width) = len(features), decoder.first.shape
     if prompts == 0:
         return
-    constants = _constants(features.dtype, width, hidden, decoder.last.numel(), len(shifts))
+    sizes = width, hidden, decoder.last.numel(), len(shifts)
     with torch.cuda.device_of(features):
+        constants, threads = _constants(features.dtype, *sizes, tf32=features.is_cuda and _has_tf32())
         _decode[(triton.cdiv(prompts, constants["BLOCK"]),)](
             *(features, *decoder, shifts, offsets, mean, variance, informative, prompts, trials),
             **constants,
             INTERPRETED=not features.is_cuda,
-            num_warps=warps(THREADS),
+            num_warps=warps(threads),
         )
 
 
-def _constants(dtype: torch.dtype, width: int, hidden: int, outputs: int, draws: int) -> dict[str, Any]:
-    """Sizes of the network, and of what a program takes at once: with 256 threads all of it fits their registers."""
+def _has_tf32() -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability()[0] in _TF32
+
+
+def _constants(
+    dtype: torch.dtype, width: int, hidden: int, outputs: int, draws: int, tf32: bool
+) -> tuple[dict[str, Any], int]:
+    """Sizes of the network, and of what a program of so many threads takes at once, as measured on an H200."""
     hidden_block = max(16, triton.next_power_of_2(hidden))
+    few = hidden_block <= 128
+    tf32 = tf32 and dtype == torch.float32
     if dtype == torch.bfloat16:
-        block, depth = (128, 64) if hidden_block <= 128 else (64, 32)
+        block, depth, output_block, threads = (128, 64, 128, 256) if few else (64, 32, 128, 128)
+    elif tf32:
+        block, depth, output_block, threads = (64, 32, 64, 128) if few else (128, 32, 64, 256)
     else:
-        block, depth = (32, 16)
-    return {
+        block, depth, output_block, threads = 32, 16, 32, 256
+    constants = {
         "WIDTH": width,
         "HIDDEN": hidden,
         "OUTPUTS": outputs,
         "DRAWS": draws,
         "HIDDEN_BLOCK": hidden_block,
-        "OUTPUT_BLOCK": 128 if dtype == torch.bfloat16 else 32,
+        "OUTPUT_BLOCK": output_block,
         "DRAW_BLOCK": triton.next_power_of_2(draws),
         "DEPTH": depth,
         "TERMS": _SERIES[torch.float64 if dtype == torch.float64 else torch.float32],
         "BELOW": _BELOW,
+        "PRECISION": "tf32x3" if tf32 else "ieee",
+        "STAGES": 3 if few else 1,  # of more units registers do not hold a product beside the sum
         "BLOCK": block,
     }
+    return constants, threads
 
 
 @triton.jit(do_not_specialize=["trials"])
@@ -95,6 +113,8 @@ def _decode(  # type: ignore[no-untyped-def]
     DEPTH: tl.constexpr,
     TERMS: tl.constexpr,
     BELOW: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -107,14 +127,18 @@ def _decode(  # type: ignore[no-untyped-def]
 
     products = tl.zeros([BLOCK, HIDDEN_BLOCK], dtype=scalar)
     linear = tl.zeros([BLOCK], dtype=scalar)
-    # Not in stages, for which Triton keeps too few copies of x: a product still under way would read the next one.
-    for start in tl.range(0, WIDTH, DEPTH, num_stages=1):
+    for start in tl.range(0, WIDTH, DEPTH, num_stages=STAGES):
         column = start + tl.arange(0, DEPTH).to(tl.int64)
         is_column = column < WIDTH
         x_at, w_at = features + row[:, None] * WIDTH + column[None, :], first + unit[None, :] * WIDTH + column[:, None]
         x = tl.load(x_at, mask=inside[:, None] & is_column[None, :], other=0.0)
         w = tl.load(w_at, mask=is_column[:, None] & is_unit[None, :], other=0.0)
-        products += _product(x, w, scalar, INTERPRETED)
+        product = _product(x, w, scalar, PRECISION, INTERPRETED)
+        if STAGES > 1:
+            # What is chosen from must be there: a product still under way in the next round might read the x of the
+            # round after that, as Triton keeps a copy too few of what is used otherwise too.
+            product = tl.where(is_unit[None, :], product, 0.0)
+        products += product
         linear += tl.sum(x.to(scalar) * tl.load(skip + column, mask=is_column, other=0.0)[None, :], axis=1)
 
     logits = linear[:, None] + tl.load(offsets + draw, mask=draw < DRAWS, other=0.0)[None, :]
@@ -137,7 +161,7 @@ def _decode(  # type: ignore[no-untyped-def]
             shift_at = shifts + unit
             for s in range(DRAWS):
                 hidden = tl.maximum(products + tl.load(shift_at, mask=is_unit, other=0.0)[None, :], 0.0).to(w.dtype)
-                outputs = tl.maximum(_product(hidden, w, scalar, INTERPRETED) + bias[None, :], 0.0)
+                outputs = tl.maximum(_product(hidden, w, scalar, PRECISION, INTERPRETED) + bias[None, :], 0.0)
                 total = tl.sum(outputs * weight[None, :], axis=1)
                 logits += tl.where((draw == s)[None, :], total[:, None], 0.0)
                 shift_at += HIDDEN
@@ -158,10 +182,10 @@ def _decode(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _product(a, b, scalar: tl.constexpr, INTERPRETED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _product(a, b, scalar: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):  # type: ignore[no-untyped-def]
     if INTERPRETED:  # which multiplies the bits of bfloat16 numbers
         a, b = a.to(scalar), b.to(scalar)
-    return tl.dot(a, b, input_precision="ieee", out_dtype=scalar)
+    return tl.dot(a, b, input_precision=PRECISION, out_dtype=scalar)
 
 
 @triton.jit
@@ -185,20 +209,22 @@ def _one_minus_exp(t, TERMS: tl.constexpr, BELOW: tl.constexpr):  # type: ignore
     return tl.where(t < BELOW, small * value, 1.0 - tl.exp(-t))
 
 
-def _variant(dtype: torch.dtype, hidden: int, outputs: int, draws: int, **constants: Any) -> tuple[Any, ...]:
+def _variant(dtype: torch.dtype, hidden: int, outputs: int, draws: int, tf32: bool = False, **constants: Any) -> Any:
     """A network of 256 features, and 32 columns more."""
     stored, wide = {
         torch.bfloat16: ("*bf16", "*fp32"),
         torch.float32: ("*fp32", "*fp32"),
         torch.float64: ("*fp64", "*fp64"),
     }[dtype]
-    constants = constants | _constants(dtype, 288, hidden, outputs or hidden, draws) | {"INTERPRETED": False}
+    own, threads = _constants(dtype, 288, hidden, outputs or hidden, draws, tf32)
+    constants |= own | {"INTERPRETED": False}
     if not outputs:
         constants |= {"second": None, "second_bias": None}
     types = dict.fromkeys(("features", "first", "second"), stored)
     types |= dict.fromkeys(("num_prompts", "trials"), "i64")
     types = {name: types.get(name, wide) for name in _decode.arg_names if name not in constants}
-    return _decode, types, constants, THREADS // 32
+    targets = [tuple(f"sm_{major}0" for major in _TF32)] if tf32 else []
+    return _decode, types, constants, threads // 32, *targets
 
 
 AHEAD_OF_TIME = [
@@ -207,6 +233,8 @@ AHEAD_OF_TIME = [
     _variant(torch.bfloat16, 256, 256, 8),
     _variant(torch.float32, 64, 0, 8),
     _variant(torch.float32, 256, 256, 8),
+    _variant(torch.float32, 64, 0, 8, tf32=True),
+    _variant(torch.float32, 256, 256, 8, tf32=True),
     _variant(torch.float64, 64, 0, 8),
 ]
-"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""
+"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads, targets."""

@@ -28,9 +28,11 @@ from bayes_prompt.kernels.grid_filter.triton_rows import (
 )
 from bayes_prompt.kernels.launch import float64_bits, warps
 
-THREADS = 128
-BYTES_A_THREAD = 32  # of a belief: 8 registers, of which a program needs a few sets at once
-BYTES_OF_A_STEP = 16  # an observation needs more sets
+# On an H200 one warp with many rows was twice as fast as four with half of them (benchmarks/grid_filter.py).
+THREADS = 32
+BYTES_A_THREAD = 256  # of a belief: 64 registers, of which a program needs two sets at once
+BYTES_OF_A_STEP = 64  # an observation needs more sets
+BYTES_OF_SUMS = 32  # of a price's outcomes, whose tables are read anew for each state
 
 
 def predict(
@@ -182,7 +184,7 @@ def configuration(states: int, itemsize: int, bytes_a_thread: int = BYTES_A_THRE
 
 def index_configuration(states: int, outcomes: int, itemsize: int) -> dict[str, int]:
     """The same for `look_index_rows`, which keeps two numbers of each outcome of a row, and none of its states."""
-    sums = configuration(max(1, outcomes), itemsize, BYTES_OF_A_STEP)
+    sums = configuration(max(1, outcomes), itemsize, BYTES_OF_SUMS)
     return {"K": states, "OUTCOMES": sums["WIDTH"], "BLOCK": sums["BLOCK"]}
 
 

@@ -19,8 +19,8 @@ COMPILED = ["cpu", "triton"]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 OUTS = ("mean", "variance", "informative")
 GUARD = 64  # sentinels on both sides of the arrays that are written
-# A number rounded to the 8 bits of bfloat16 is off by 2**-8 of itself at most, and by twice that in Triton's interpreter,
-# which cuts off what is too long.
+# A number rounded to the 8 bits of bfloat16 is off by 2**-8 of itself at most, and by twice that in Triton's
+# interpreter, which cuts off what is too long.
 NARROW = 2.0**-8 if torch.cuda.is_available() else 2.0**-7
 
 
