@@ -64,12 +64,13 @@ def _constants(
     hidden_block = max(16, triton.next_power_of_2(hidden))
     few = hidden_block <= 128
     tf32 = tf32 and dtype == torch.float32
+    # Of more units, registers do not hold a product of the loop's stages beside the sum.
     if dtype == torch.bfloat16:
-        block, depth, output_block, threads = (128, 64, 128, 256) if few else (64, 32, 128, 128)
+        block, depth, output_block, threads, stages = (64, 32, 128, 128, 3) if few else (64, 32, 128, 256, 1)
     elif tf32:
-        block, depth, output_block, threads = (64, 32, 64, 128) if few else (128, 32, 64, 256)
+        block, depth, output_block, threads, stages = (64, 32, 64, 128, 1) if few else (16, 32, 32, 128, 1)
     else:
-        block, depth, output_block, threads = 32, 16, 32, 256
+        block, depth, output_block, threads, stages = (32, 16, 32, 256, 3 if few else 1)
     constants = {
         "WIDTH": width,
         "HIDDEN": hidden,
@@ -82,7 +83,7 @@ def _constants(
         "TERMS": _SERIES[torch.float64 if dtype == torch.float64 else torch.float32],
         "BELOW": _BELOW,
         "PRECISION": "tf32x3" if tf32 else "ieee",
-        "STAGES": 3 if few else 1,  # of more units registers do not hold a product beside the sum
+        "STAGES": stages,
         "BLOCK": block,
     }
     return constants, threads

@@ -21,14 +21,25 @@ DOCUMENT = ROOT / "docs" / "kernel_resources.md"
 REGENERATE = f"`make resources` writes {DOCUMENT.relative_to(ROOT)} anew"
 
 SPILLS = {
+    "difficulty_decoder _decode fp32 WIDTH=288 HIDDEN=256 OUTPUTS=256 DRAWS=8 HIDDEN_BLOCK=256 OUTPUT_BLOCK=32 "
+    "DRAW_BLOCK=8 DEPTH=32 TERMS=8 BELOW=0.25 PRECISION=tf32x3 STAGES=1 BLOCK=16 4": {"sm_90": 32, "sm_100": 32},
+    "grid_filter score_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 72},
+    "grid_filter score_rows fp64 K=41 WIDTH=64 BLOCK=16 1": {"gfx942": 10},
+    "grid_filter look_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 208},
+    "grid_filter predict_rows fp32 EVERYONE K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 181},
+    "grid_filter predict_rows fp32 K=130 WIDTH=256 BLOCK=8 1": {"gfx942": 2},
+    "grid_filter advance_entries fp32 EXPECTED REMEMBER TINY=1.18e-38 K=41 WIDTH=64 BLOCK=8 1": {"gfx942": 32},
+    "grid_filter advance_entries fp32 EXPECTED FORGET REMEMBER TINY=1.18e-38 K=41 WIDTH=64 BLOCK=8 1": {"gfx942": 40},
+    "grid_filter advance_entries fp64 EXPECTED FORGET REMEMBER TINY=2.23e-308 K=41 WIDTH=64 BLOCK=4 1": {"gfx942": 2},
+    "grid_filter settle_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 241},
     "thompson _sample_beta fp64 SERIES_BELOW=0.0156 TRIG_TERMS=8 BLOCK=128 4": {"gfx942": 8},
     "thompson _score_beta fp32 SERIES_BELOW=0.25 TRIG_TERMS=5 BLOCK=256 4": {"sm_80": 16},
     "thompson _score_beta fp64 SERIES_BELOW=0.0156 TRIG_TERMS=8 BLOCK=128 4": {"gfx942": 17},
     "thompson _sample_dirichlet fp64 SERIES_BELOW=0.0156 TRIG_TERMS=8 ENTRIES=3 ENTRY_BLOCK=4 BLOCK=64 4": {
-        "gfx942": 22
+        "gfx942": 19
     },
     "top_b _count fp32 WORD=1 BLOCK=4096 MASKED 8": {"gfx942": 27},
-    "top_b _count fp32 WORD=2 BLOCK=4096 MASKED 8": {"gfx942": 29},
+    "top_b _count fp32 WORD=2 BLOCK=4096 MASKED 8": {"gfx942": 26},
     "top_b _gather fp32 BLOCK=1024 MASKED 4": {"gfx942": 25},
     "top_b _gather fp64 BLOCK=1024 4": {"gfx942": 32},
 }
@@ -70,9 +81,10 @@ def test_every_kernel_of_every_operation_is_compiled_for_every_target(reports: l
 
 
 def test_float32_spills_nothing_on_sm_90(reports: list[Report]) -> None:
-    """With any version of Triton."""
+    """With any version of Triton. But for products in tf32, which hold three parts of each number at once."""
     for report in reports:
-        assert (report.target, report.scalar) != ("sm_90", "fp32") or report.spills == 0, report
+        if (report.target, report.scalar) == ("sm_90", "fp32") and report.constants.get("PRECISION") != "tf32x3":
+            assert report.spills == 0, report
 
 
 def test_spills_are_the_known_ones(reports: list[Report]) -> None:
