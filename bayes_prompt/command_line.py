@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,7 +88,8 @@ def add_history(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "history",
         metavar="HISTORY",
-        help="rollout history, .parquet or .jsonl, with the columns prompt_id, step (or visit), successes, trials",
+        help="rollout history, .parquet or .jsonl, with the columns prompt_id, step (or visit), successes, "
+        "trials and, where steps took other times than 1, elapsed",
     )
 
 
@@ -119,10 +120,12 @@ def column_of(file: str, name: str, history: History, argument: str) -> list[Any
             there = table.column_names
             columns = [table[each].to_pylist() for each in wanted if each in there]
         else:
-            records = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+            records = [
+                json.loads(line) for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+            ]
             there = sorted(set.intersection(*(set(record) for record in records))) if records else []
             columns = [[record[each] for record in records] for each in wanted if each in there]
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RecursionError) as error:
         raise ValueError(f"argument {argument}: {error}") from error
     for each in wanted:
         if each not in there:
@@ -135,12 +138,18 @@ def column_of(file: str, name: str, history: History, argument: str) -> list[Any
     return [values[prompt] for prompt in prompts]
 
 
-def writable(file: str, argument: str) -> None:
-    """ValueError, which names the argument, unless a file can be written there; its folder is made."""
+def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None:
+    """ValueError, which names the argument, unless a file can be written there; its folder is made.
+
+    inputs: files that are read, by the argument that names them, which must be others, also by way of links.
+    """
     from bayes_prompt.files import writable_folder
 
     if Path(file).is_dir():
         raise ValueError(f"argument {argument}: {file!r} is a folder")
+    for name, read in inputs.items():
+        if read and os.path.exists(read) and os.path.exists(file) and os.path.samefile(read, file):
+            raise ValueError(f"argument {argument}: {file!r} is what {name} is read from; write somewhere else")
     writable_folder(Path(file).parent, f"argument {argument}: its folder")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayes_prompt import history_files
-from bayes_prompt.history_files import COLUMNS, Name, Table
+from bayes_prompt.history_files import CLOCKS, COLUMNS, ELAPSED, Name, Table
+from bayes_prompt.history_tables import check_entries, size, tables_of, times_of
 
 __all__ = ["COLUMNS", "History"]
-# A step or prompt number that is no running number would ask for tables beyond any memory. Two of this size: 16 GiB.
-_MOST_CELLS = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +28,30 @@ class History:
         trials: (T, N) int64; 0 where the prompt was not observed in that step.
         ids: N distinct names of the prompts, all strings or all integers of 64 bits; None where they are called by
             their rows.
+        clock: "step" where the T steps are those of training, which all prompts share; "visit" where every prompt
+            counts its own.
+        elapsed: (T,) how much time each step took, as it was told to `advance`: such as a KL divergence, finite and at
+            least 0; kept as float64. None: 1 each, as the Pyro programs of declarations take it anyway.
 
     Raises:
-        TypeError: a count is not a tensor of integers, or ids are neither strings nor integers.
+        TypeError: a count is not a tensor of integers, ids are neither strings nor integers, or elapsed is no tensor of
+            numbers.
         ValueError: a shape, or an entry out of range; the message names the entry [step, prompt]. Or ids that are not
-            distinct.
+            distinct, or another clock.
     """
 
     successes: Tensor | None
     trials: Tensor
     ids: tuple[Name, ...] | None = None
+    clock: str = CLOCKS[0]
+    elapsed: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and keep the counts as int64."""
         trials = _integers("trials", self.trials)
         if trials.ndim != 2 or 0 in trials.shape:
             raise ValueError(f"trials must have shape (T, N) with T, N >= 1; got {tuple(trials.shape)}")
-        _check("trials", trials, trials >= 0, "must be at least 0")
+        check_entries("trials", trials, trials >= 0, "must be at least 0")
         object.__setattr__(self, "trials", trials)
         if self.successes is not None:
             successes = _integers("successes", self.successes)
@@ -56,10 +62,14 @@ class History:
                 raise ValueError(
                     f"successes and trials must share a device; got {successes.device} and {trials.device}"
                 )
-            _check("successes", successes, (successes >= 0) & (successes <= trials), "must lie in [0, trials]")
+            check_entries("successes", successes, (successes >= 0) & (successes <= trials), "must lie in [0, trials]")
             object.__setattr__(self, "successes", successes)
         if self.ids is not None:
             object.__setattr__(self, "ids", _distinct(self.ids, self.num_prompts))
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock must be one of {', '.join(map(repr, CLOCKS))}; got {self.clock!r}")
+        if self.elapsed is not None:
+            object.__setattr__(self, "elapsed", _times(self.elapsed, self.num_steps))
 
     @property
     def num_steps(self) -> int:
@@ -97,13 +107,14 @@ class History:
                 is to be found.
         """
         records = {"step": step, "prompt": prompt, "successes": successes, "trials": trials}
-        return cls(*_tables(records, _size("num_prompts", num_prompts), num_steps))
+        return cls(*tables_of(records, size("num_prompts", num_prompts), num_steps))
 
     def write_parquet(self, path: str | PathLike[str]) -> None:
         """Write one row for each observation: columns prompt_id, step, successes, trials, by step, then prompt.
 
-        What was not observed is not written; T, N and the ids stand in the file's metadata. Where the prompts have no
-        ids, prompt_id is their row.
+        The step is called what `clock` says, and `elapsed` is a column of its own where there is one. What was not
+        observed is not written, but for a row with 0 trials of a step that has nothing else to tell its time. T, N and
+        the ids stand in the file's metadata. Where the prompts have no ids, prompt_id is their row.
 
         Raises:
             ValueError: the successes are None.
@@ -113,7 +124,10 @@ class History:
         notes = {"num_steps": self.num_steps, "num_prompts": self.num_prompts}
         names = prompt if self.ids is None else [self.ids[row] for row in prompt.tolist()]
         noted = {} if self.ids is None else {"ids": self.ids}
-        history_files.write_parquet(path, (names, step, successes, trials), notes | noted)
+        columns = {"prompt_id": names, self.clock: step, "successes": successes, "trials": trials}
+        if self.elapsed is not None:
+            columns[ELAPSED] = self.elapsed.numpy()[step]
+        history_files.write_parquet(path, columns, notes | noted)
 
     def write_jsonl(self, path: str | PathLike[str]) -> None:
         """Write the same as JSON lines, an object for each observation.
@@ -125,7 +139,9 @@ class History:
             ValueError: the successes are None.
         """
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(history_files.line(*record) for record in self._lines())
+            for name, step, successes, trials in self._lines():
+                elapsed = 1.0 if self.elapsed is None else float(self.elapsed[step])
+                file.write(history_files.line(name, step, successes, trials, clock=self.clock, elapsed=elapsed))
 
     @classmethod
     def read(
@@ -133,10 +149,12 @@ class History:
     ) -> History:
         """Read anybody's history: .parquet, .jsonl or .ndjson, with the columns prompt_id, step, successes, trials.
 
-        The column of steps may be called visit; other columns are ignored. A prompt_id is a string or an integer of 64
-        bits, in [-2**63, 2**63), with gaps or without. The prompts that occur become the rows, in sorted order of their
-        ids, and the history's `ids` say which they are: None where they are 0 to N-1. A file that notes its prompts
-        (see `write_parquet`) gets those rows. Records with 0 trials say that there are such a prompt and step.
+        The column of steps may be called visit, which the history's `clock` then is. A column elapsed, the same
+        number in all records of a step, need not be there; other columns are ignored. A prompt_id is a string or an
+        integer of 64 bits, in [-2**63, 2**63), with gaps or without. The prompts that occur become the rows, in sorted
+        order of their ids, and the history's `ids` say which they are: None where they are 0 to N-1. A file that notes
+        its prompts (see `write_parquet`) gets those rows. Records with 0 trials say that there are such a prompt and
+        step.
 
         Args:
             path: the file.
@@ -158,7 +176,10 @@ class History:
             return cls._of(table, None, num_steps)
         rows, names = history_files.numbered(name, prompts, given)
         return cls._of(
-            Table({**table.columns, name: rows}, {**table.notes, "num_prompts": len(names)}), None, num_steps, names
+            replace(table, columns={**table.columns, name: rows}, notes={**table.notes, "num_prompts": len(names)}),
+            None,
+            num_steps,
+            names,
         )
 
     @classmethod
@@ -203,7 +224,7 @@ class History:
         rows, names = history_files.numbered(name, prompts, None if noted is None else _distinct(noted, len(noted)))
         if num_prompts is not None and num_prompts != len(names):
             raise ValueError(f"num_prompts must be {len(names)}, the number of ids in the file; got {num_prompts}")
-        return cls._of(Table({**table.columns, name: rows}, table.notes), len(names), num_steps, names)
+        return cls._of(replace(table, columns={**table.columns, name: rows}), len(names), num_steps, names)
 
     @classmethod
     def _of(
@@ -214,14 +235,25 @@ class History:
         records: dict[str, ArrayLike] = {name: table.columns[name] for name in (step, prompt, successes, trials)}
         num_prompts = table.notes.get("num_prompts") if num_prompts is None else num_prompts
         num_steps = table.notes.get("num_steps") if num_steps is None else num_steps
+        if num_steps is None and not len(table.columns[step]):
+            raise ValueError("the history has no records")
         plain = names is None or names == tuple(range(len(names)))
-        return cls(*_tables(records, num_prompts, num_steps, least_trials=0), None if plain else names)
+        successes_, trials_ = tables_of(records, num_prompts, num_steps, least_trials=0)
+        elapsed = None
+        if table.elapsed is not None:
+            elapsed = times_of(step, torch.from_numpy(table.columns[step].astype(np.int64)), table.elapsed, trials_)
+        return cls(successes_, trials_, None if plain else names, step, elapsed)
 
     def _records(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Step, row, successes and trials of every observation, each (R,), by step, then row."""
+        """Step, row, successes and trials of every observation, each (R,), by step, then row; and a row without trials
+        for steps that have no other and took another time than 1.
+        """
         if self.successes is None:
             raise ValueError("successes is None: a history without counts cannot be written")
-        step, prompt = self.trials.nonzero(as_tuple=True)
+        told = self.trials > 0
+        if self.elapsed is not None:
+            told[:, 0] |= (~told.any(1)) & (self.elapsed != 1).to(told.device)
+        step, prompt = told.nonzero(as_tuple=True)
         values = (step, prompt, self.successes[step, prompt], self.trials[step, prompt])
         step_, prompt_, successes, trials = (value.cpu().numpy() for value in values)
         return step_, prompt_, successes, trials
@@ -239,55 +271,12 @@ class History:
             yield names[row], last, 0, 0
 
 
-def _tables(
-    records: dict[str, ArrayLike], num_prompts: int | None, num_steps: int | None, least_trials: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Successes and trials (T, N) of the records, whose columns (R,) come in the order step, prompt, successes, trials.
-
-    Their names are those that errors call them by. A size of None: up to the last that occurs.
-    """
-    columns = {name: _column(name, values) for name, values in records.items()}
-    counts = {name: len(column) for name, column in columns.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"{', '.join(columns)} must have the same number of records; got {counts}")
-    (of_step, step), (of_prompt, prompt), (of_successes, successes), (of_trials, trials) = columns.items()
-    guessed = num_steps is None or num_prompts is None
-    num_steps = _size("num_steps", _reach(step) if num_steps is None else num_steps)
-    num_prompts = _size("num_prompts", _reach(prompt) if num_prompts is None else num_prompts)
-    if guessed and num_steps * num_prompts > _MOST_CELLS:
-        raise ValueError(
-            f"{of_step} and {of_prompt} span a table of ({num_steps}, {num_prompts}); number both from 0 and "
-            f"without gaps, or give num_steps and num_prompts, for more than {_MOST_CELLS} cells"
-        )
-    for name, column, bound in ((of_step, step, num_steps), (of_prompt, prompt, num_prompts)):
-        _check(name, column, (column >= 0) & (column < bound), f"must lie in [0, {bound})")
-    _check(of_trials, trials, trials >= least_trials, f"must be at least {least_trials}")
-    _check(of_successes, successes, (successes >= 0) & (successes <= trials), f"must lie in [0, {of_trials}]")
-    tables = torch.zeros(2, num_steps, num_prompts, dtype=torch.int64)
-    for table, counted in zip(tables, (successes, trials), strict=True):
-        table.index_put_((step, prompt), counted, accumulate=True)
-    return tables[0], tables[1]
-
-
-def _reach(numbers: Tensor) -> int:
-    """How many there are when they are counted from 0 to the largest; negative ones are for others to refuse."""
-    return max(0, int(numbers.max())) + 1 if len(numbers) else 0
-
-
 def _integers(name: str, values: Tensor) -> Tensor:
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor; got {type(values).__name__}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers; got {values.dtype}")
     return values.to(torch.int64)
-
-
-def _size(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}")
-    return int(value)
 
 
 def _distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
@@ -310,18 +299,16 @@ def _distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
     return tuple(names)
 
 
-def _column(name: str, values: ArrayLike) -> Tensor:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have shape (R,); got {array.shape}")
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} must hold integers; got {array.dtype}")
-    if array.dtype == np.uint64 and (over := array > np.iinfo(np.int64).max).any():
-        raise ValueError(f"{name}[{over.argmax()}] = {array[over][0]} must be below 2**63")
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def _check(name: str, values: Tensor, good: Tensor, accepted: str) -> None:
-    if not bool(good.all()):
-        where = (~good).nonzero()[0].tolist()
-        raise ValueError(f"{name}{where} = {int(values[tuple(where)])} {accepted}")
+def _times(elapsed: Tensor, num_steps: int) -> Tensor | None:
+    """Elapsed times (T,) as float64 on the CPU; None where all are 1."""
+    if not isinstance(elapsed, Tensor) or elapsed.is_complex() or elapsed.dtype == torch.bool:
+        got = elapsed.dtype if isinstance(elapsed, Tensor) else type(elapsed).__name__
+        raise TypeError(f"elapsed must be a tensor of numbers; got {got}")
+    times = elapsed.detach().to("cpu", torch.float64)
+    if times.shape != (num_steps,):
+        raise ValueError(f"elapsed must have shape ({num_steps},), a number for each step; got {tuple(times.shape)}")
+    bad = ~(times.isfinite() & (times >= 0))
+    if bool(bad.any()):
+        step = int(bad.nonzero()[0])
+        raise ValueError(f"elapsed[{step}] = {float(times[step])} must be finite and at least 0")
+    return None if bool((times == 1).all()) else times

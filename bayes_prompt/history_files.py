@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 COLUMNS = ("prompt_id", "step", "successes", "trials")
-VISIT = "visit"  # what the column of steps is called in files where every prompt counts its own
+CLOCKS = ("step", "visit")  # what the column of steps is called: visit in files where every prompt counts its own
+ELAPSED = "elapsed"  # a column that need not be there
+MOST_TIME = float(np.finfo(np.float64).max)
 SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SHAPE_KEY = b"bayes_prompt.history"
 Name: TypeAlias = int | str
@@ -26,10 +28,12 @@ class Table:
 
     columns: by their names in the file, in the order of `COLUMNS`, each (R,); prompts are integers or strings.
     notes: num_steps, num_prompts and ids where whoever wrote the file noted them.
+    elapsed: (R,) how much time each record's step took, where the file says so.
     """
 
     columns: dict[str, np.ndarray]
     notes: dict[str, Any] = field(default_factory=dict)
+    elapsed: np.ndarray | None = None
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -53,20 +57,21 @@ def read_parquet(path: str | os.PathLike[str]) -> Table:
     arrow, parquet = pyarrow()
     table = parquet.read_table(path)
     found: dict[str, np.ndarray] = {}
-    for name in _found(table.column_names):
+    for name in (*_found(table.column_names), *({ELAPSED} & set(table.column_names))):
         column = table[name]
         if column.null_count:
             raise ValueError(f"column {name!r} has {column.null_count} missing values; every record needs one")
         if arrow.types.is_dictionary(column.type):  # how categories of pandas are written
             column = column.cast(column.type.value_type)
         found[name] = column.to_numpy()
-    return Table(found, _notes((table.schema.metadata or {}).get(SHAPE_KEY)))
+    elapsed = found.pop(ELAPSED, None)
+    return Table(found, _notes((table.schema.metadata or {}).get(SHAPE_KEY)), elapsed)
 
 
-def write_parquet(path: str | os.PathLike[str], columns: Iterable[Any], notes: dict[str, Any]) -> None:
-    """Write the columns (R,), in the order of `COLUMNS`, and the notes."""
+def write_parquet(path: str | os.PathLike[str], columns: dict[str, Any], notes: dict[str, Any]) -> None:
+    """Write the columns, each (R,), and the notes."""
     arrow, parquet = pyarrow()
-    table = arrow.table(dict(zip(COLUMNS, columns, strict=True)))
+    table = arrow.table(columns)
     parquet.write_table(table.replace_schema_metadata({SHAPE_KEY: json.dumps(notes).encode()}), path)
 
 
@@ -78,6 +83,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Table:
     """
     names: tuple[str, ...] | None = None
     found: list[tuple[Any, ...]] = []
+    times: list[float] = []
     for number, record in _objects(path):
         names = names or _found(record)
         try:
@@ -89,17 +95,32 @@ def read_jsonl(path: str | os.PathLike[str]) -> Table:
                 raise ValueError(f"line {number}: {name} = {value!r} must be an integer of 64 bits")
         if not is_name(values[0]):
             raise ValueError(f"line {number}: {names[0]} = {values[0]!r} must be a string or an integer of 64 bits")
+        try:
+            times.append(elapsed_of(record))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
         found.append(values)
     if names is None:
         return Table({name: np.zeros(0, np.int64) for name in COLUMNS})
     prompts, *counts = zip(*found, strict=True)
     columns = {names[0]: _array(prompts)}
-    return Table(columns | {name: np.array(values, np.int64) for name, values in zip(names[1:], counts, strict=True)})
+    columns |= {name: np.array(values, np.int64) for name, values in zip(names[1:], counts, strict=True)}
+    return Table(columns, elapsed=np.array(times))
 
 
-def line(prompt: Name, step: int, successes: int, trials: int) -> str:
+def line(prompt: Name, step: int, successes: int, trials: int, *, clock: str = CLOCKS[0], elapsed: float = 1.0) -> str:
     """One observation as a line of JSON, with its end of line."""
-    return f'{{"prompt_id": {json.dumps(prompt)}, "step": {step}, "successes": {successes}, "trials": {trials}}}\n'
+    time = "" if elapsed == 1 else f', "{ELAPSED}": {elapsed!r}'
+    counts = f'"{clock}": {step}, "successes": {successes}, "trials": {trials}'
+    return f'{{"prompt_id": {json.dumps(prompt)}, {counts}{time}}}\n'
+
+
+def elapsed_of(record: dict[str, Any]) -> float:
+    """How much time the step of a line took, 1 where it does not say; ValueError where that is no such number."""
+    value = record.get(ELAPSED, 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TIME:
+        raise ValueError(f"{ELAPSED} = {value!r} must be a number, finite and at least 0")
+    return float(value)
 
 
 def is_name(name: Any) -> bool:
@@ -148,8 +169,9 @@ def pyarrow() -> tuple[ModuleType, Any]:
 def _found(names: Iterable[str]) -> tuple[str, ...]:
     """What the columns are called among `names`: the steps may be visits."""
     names = list(names)
-    steps = VISIT if VISIT in names and "step" not in names else "step"
-    wanted = tuple(steps if name == "step" else name for name in COLUMNS)
+    step, visit = CLOCKS
+    clock = visit if visit in names and step not in names else step
+    wanted = tuple(clock if name == step else name for name in COLUMNS)
     for name in wanted:
         if name not in names:
             raise ValueError(f"the history needs a column {name!r}; the file has {names}")
@@ -159,7 +181,7 @@ def _found(names: Iterable[str]) -> tuple[str, ...]:
 def _objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 1, object) of every line that is not blank."""
     torn: tuple[int, str] | None = None  # a line that cannot be read is a torn one if no other comes after it
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, text in enumerate(lines, start=1):
             if not text.strip():
                 continue
@@ -167,7 +189,7 @@ def _objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]
                 raise ValueError(f"line {torn[0]} of the history must be a JSON object; got {torn[1][:100]!r}")
             try:
                 record = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 torn = number, text
                 continue
             if not isinstance(record, dict):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.acquisition import Acquisition, Diverse, top_b
+from bayes_prompt.acquisition.exploration import OfBatch
 from bayes_prompt.errors import PromptShortage
 from bayes_prompt.in_flight import InFlight
 from bayes_prompt.kernels.shortlist import Shortlist
@@ -89,8 +90,8 @@ class Picking:
         allowed = mask
         if not self.allow_in_flight:
             allowed = self.in_flight.available if mask is None else mask & self.in_flight.available
-        scores, shortlist = self.ranking(allowed)
         batch = self.recent.batch(wanted)
+        scores, shortlist = self.ranking(allowed, batch, wanted)
         return self._best(scores, wanted, batch, allowed, shortlist if mask is None else None), scores
 
     def read(self, wanted: int, mask: Tensor | None) -> Picked:
@@ -107,10 +108,14 @@ class Picking:
         reused = self._reused(missing, mask, {*redrawn, *fresh.tolist()}) if missing else []
         return Picked(again, fresh, reused, missing, cut)
 
-    def ranking(self, allowed: Tensor | None) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) among those allowed, (N,) bool, and the shortlist that goes with them."""
-        told: dict[str, Any] = {"allowed": allowed} if self.acquisition.keeps_places else {}
-        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self.step, self.batch_size, **told)
+    def ranking(self, allowed: Tensor | None, batch: Batch, wanted: int) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) of `wanted` further prompts of a batch, those allowed (N,) bool, and the shortlist with them."""
+        size = self.batch_size
+        told: dict[str, Any] = {}
+        if isinstance(self.acquisition, OfBatch):
+            size = max(size, batch.begun + wanted)
+            told = {"allowed": allowed, "begun": batch.begun, "number": batch.number}
+        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self.step, size, **told)
         num_prompts, device = self.posterior.num_prompts, self.posterior.device
         if scores.shape != (num_prompts,) or scores.device != device:
             raise ValueError(
@@ -121,8 +126,8 @@ class Picking:
 
     def scores(self) -> Tensor:
         """Scores (N,) of all prompts, those in flight included, by which the whole pool would be picked from."""
-        if self.acquisition.keeps_places:
-            return self.ranking(self._allowed(None, [])[0])[0]
+        if isinstance(self.acquisition, OfBatch):
+            return self.ranking(self._allowed(None, [])[0], self.recent.batch(1), 1)[0]
         return self.acquisition.scores(self.posterior, self.seed, self.step)
 
     def _best(
@@ -169,9 +174,9 @@ class Picking:
             )
         if not free:
             return nobody, None
-        scores, shortlist = self.ranking(allowed)
-        # A shortlist's threshold is one for the whole pool.
         batch = self.recent.batch(wanted, taken)
+        scores, shortlist = self.ranking(allowed, batch, wanted)
+        # A shortlist's threshold is one for the whole pool.
         picked = self._best(scores, min(wanted, free), batch, allowed, shortlist if mask is None else None)
         values = scores[picked].cpu()
         if torch.isnan(values).any():

@@ -32,6 +32,7 @@ from bayes_prompt.acquisition import (
     Uniform,
 )
 from bayes_prompt.acquisition.diversity import check_weight
+from bayes_prompt.labels import codes as label_codes
 from bayes_prompt.models import priors
 from bayes_prompt.models.difficulty import GenerativeDifficulty
 from bayes_prompt.models.kalman import LogitGaussian
@@ -214,7 +215,7 @@ def best(
 ) -> PromptSelector:
     """What we recommend, with nothing to set: docs/recipe.md tells how it was chosen, and what did not help.
 
-    Beliefs are exact histograms of the success rate on a grid of 41 points, moved by eight drifts that are weighted
+    Beliefs are exact histograms of the success rate on a grid of 41 points, moved by twelve drifts that are weighted
     online (`priors.training`). Prompts that nobody has looked at learn from the first looks at others, at those with a
     like text or of the same group above all. Picked is by what a look is worth (`LookIndex`), after five and a half
     batches of new prompts.
@@ -231,31 +232,13 @@ def best(
         features = _features(num_prompts, texts, embeddings, embedder, cache, progress)
     elif embedder is not None:
         raise ValueError("embedder reads texts; none were given")
-    codes = None
-    if groups is not None:
-        codes = _codes(groups, num_prompts)
+    codes = None if groups is None else label_codes(groups, num_prompts)
     model = SuccessRate(priors.logit_normal(0.0, 3.0), drift=priors.training(), sharing=EmpiricalBayes())
-    acquisition = Survey(LookIndex(16.0), batches=5.5)
+    # Labels and texts tell which of the new prompts are worth it; the others are left for a reason.
+    told = features is not None or len(set(codes or ())) > 1
+    index = LookIndex(16.0, new=None if told else 32.0)
+    acquisition = Survey(index, batches=5.5)
     return _selector(model, acquisition, num_prompts, batch_size, seed, options, groups=codes, embeddings=features)
-
-
-def _codes(groups: Sequence[Hashable] | Tensor | np.ndarray, num_prompts: int) -> list[int]:
-    """Numbers of N labels, from 0 up in the order in which they first occur."""
-    if isinstance(groups, str | bytes | set | frozenset | dict) or not hasattr(groups, "__len__"):
-        raise TypeError(f"groups must be a sequence of labels; got {type(groups).__name__}")
-    if isinstance(groups, Tensor | np.ndarray) and groups.ndim != 1:
-        raise ValueError(f"groups must have shape ({num_prompts},); got {tuple(groups.shape)}")
-    labels = groups.tolist() if isinstance(groups, Tensor | np.ndarray) else list(groups)
-    if len(labels) != num_prompts:
-        raise ValueError(f"groups are {len(labels)}, not num_prompts = {num_prompts}")
-    known: dict[Hashable, int] = {}
-    for row, label in enumerate(labels):
-        if not isinstance(label, Hashable):
-            raise TypeError(f"groups[{row}] must be a label; got {type(label).__name__}")
-        if label != label:
-            raise ValueError(f"groups[{row}] = {label} must be a label, which nan is not")
-        known.setdefault(label, len(known))
-    return [known[label] for label in labels]
 
 
 def _features(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from types import MethodType, TracebackType
@@ -39,6 +41,8 @@ class Recorder:
         recorder.close()
 
     Without one, call `record` at every step. `History.read(path)` reads the file, and `bayes-prompt replay` replays it.
+
+    Where a step was told to take another time than 1, `elapsed`, that is recorded with its observations.
 
     Lines are JSON, and lie in NAME.jsonl; for a name that ends in .parquet, `close` makes that file of them as well and
     leaves them where they are. After a crash all but the step that was being written is there. After a restart the run
@@ -84,9 +88,10 @@ class Recorder:
             self._starts, end, unfinished = _scan(self.lines, self._prompts)
         elif parquet and self.path.exists():
             with whole(self.lines) as scratch:
-                History.read(self.path).write_jsonl(scratch)
+                replace(History.read(self.path), clock="step").write_jsonl(scratch)
                 self._starts, end, unfinished = _scan(scratch, self._prompts, self.path)
         self._open_step: int | None = None  # the one that `record` may add to
+        self._open_elapsed = 1.0  # its
         self._file: BinaryIO | None = open(self.lines, "ab", buffering=0)  # noqa: SIM115 - it stays open until close
         self._file.truncate(end)
         if unfinished:
@@ -106,6 +111,7 @@ class Recorder:
         prompts: IntegersLike | Sequence[str],
         successes: IntegersLike,
         trials: IntegersLike | int,
+        elapsed: float = 1.0,
     ) -> None:
         """Write down what came of the prompts of one step. Calls for one step add to it; then comes a later one.
 
@@ -116,9 +122,11 @@ class Recorder:
             prompts: rows, or names of the prompts, (B,): strings, or integers of 64 bits, and all of a file alike. Of a
                 recorder with a selector, those of its prompts.
             successes: (B,) integers in [0, trials]. trials: (B,) integers, or one for all, at least 1.
+            elapsed: how much time the step took, as `advance` is told; the same in all calls for one step.
 
         Raises:
-            ValueError: a count or prompt out of range, a shape, a step before the last one, or the recorder is closed.
+            ValueError: a count or prompt out of range, a shape, a step before the last one, another time than before
+                for this step, or the recorder is closed.
             TypeError: not integers, or names that are neither or not like the others.
             OSError: it could not be written. The file is then as it was.
         """
@@ -126,6 +134,7 @@ class Recorder:
         names = _listed(prompts)
         rows = range(len(names))
         _, solved, of = checks.counts(rows, successes, trials, max(1, len(names)))
+        elapsed = checks.elapsed_time(elapsed)
         with self._lock:
             kind = self._prompts.check("prompts", names)
             if self._open_step is not None and step < self._open_step:
@@ -133,10 +142,13 @@ class Recorder:
                     f"step = {step} lies before {self._open_step}, which is being recorded; late rollouts belong to "
                     "the step that learns from them, and rewind(step) goes back"
                 )
-            if step != self._open_step:
-                self.rewind(step)
-            self._append(step, names, solved.tolist(), of.tolist())
-            self._open_step, self._prompts.kind = step, kind
+            if step == self._open_step and elapsed != self._open_elapsed:
+                raise ValueError(f"elapsed = {elapsed} must be {self._open_elapsed}, as before for step {step}")
+            with self._kept_if_refused(step):
+                if step != self._open_step:
+                    self.rewind(step)
+                self._append(step, names, solved.tolist(), of.tolist(), elapsed)
+            self._open_step, self._open_elapsed, self._prompts.kind = step, elapsed, kind
 
     def rewind(self, step: int) -> None:
         """Drop what was recorded of this step and of later ones, for training goes on from there again."""
@@ -188,29 +200,44 @@ class Recorder:
     ) -> None:
         self.close()
 
-    def _learn(self, posterior: Posterior, advance: Callable[[], None]) -> None:
+    def _learn(self, posterior: Posterior, advance: Callable[[float], None], elapsed: float) -> None:
         """A step of the selector: written before it is made, taken back where it is refused."""
+        elapsed = checks.elapsed_time(elapsed)
         with self._lock:
             rows, successes, trials = (each.cpu() for each in posterior.pending())
             known = rows < posterior.num_prompts  # others stand for calls that a check on the device refused
             names = [self._names[row] if self._names else row for row in rows[known].tolist()]
             step = posterior.step
-            self.rewind(step)
-            before = os.fstat(self._opened().fileno()).st_size
-            self._append(step, names, successes[known].tolist(), trials[known].tolist())
-            try:
-                advance()
-            except BaseException:
-                self._opened().truncate(before)
-                self._starts.pop(step, None)
-                raise
+            with self._kept_if_refused(step):
+                self.rewind(step)
+                self._append(step, names, successes[known].tolist(), trials[known].tolist(), elapsed)
+                advance(elapsed)
 
-    def _append(self, step: int, names: Sequence[Name], successes: list[int], trials: list[int]) -> None:
+    @contextmanager
+    def _kept_if_refused(self, step: int) -> Iterator[None]:
+        """Where the block fails, what was recorded of this step and of later ones is there again."""
+        file, starts, open_step = self._opened(), dict(self._starts), self._open_step
+        end = os.fstat(file.fileno()).st_size
+        begin = min((start for each, start in starts.items() if each >= step), default=end)
+        with open(self.lines, "rb") as lines:
+            lines.seek(begin)
+            later = lines.read()
+        try:
+            yield
+        except BaseException:
+            file.truncate(begin)
+            self._write(later)
+            self._starts, self._open_step = starts, open_step
+            raise
+
+    def _append(
+        self, step: int, names: Sequence[Name], successes: list[int], trials: list[int], elapsed: float
+    ) -> None:
         """Write the observations, whole or not at all."""
         file = self._opened()
         start = os.fstat(file.fileno()).st_size
         records = zip(names, successes, trials, strict=True)
-        text = "".join(history_files.line(name, step, right, of) for name, right, of in records)
+        text = "".join(history_files.line(name, step, right, of, elapsed=elapsed) for name, right, of in records)
         if not text:
             return
         try:
@@ -239,7 +266,7 @@ class _Tap:
         self.recorder, self.posterior = recorder, posterior
 
     def __call__(self, elapsed: float = 1.0) -> None:
-        self.recorder._learn(self.posterior, lambda: _plain(self.posterior)(elapsed))
+        self.recorder._learn(self.posterior, _plain(self.posterior), elapsed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _plain, (self.posterior,)
@@ -324,7 +351,7 @@ def _scan(path: Path, prompts: _Prompts, told: Path | None = None) -> tuple[dict
                     raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
                 logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
                 break
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(f"{where} is no observation of these prompts; got {text[:100]!r}: {error}") from None
             if step < last:
                 raise ValueError(f"{where}: step = {step!r} must be an integer of at least {last}")
@@ -342,5 +369,6 @@ def _observed(record: Any, prompts: _Prompts) -> int:
     step, successes, trials = counts
     if successes > trials:
         raise ValueError(f"successes = {successes} must lie in [0, trials] = [0, {trials}]")
+    history_files.elapsed_of(record)
     prompts.kind = prompts.check("prompt_id", _listed([name], "prompt_id"))
     return int(step)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayes_prompt import checkpoint
 from bayes_prompt.acquisition import Acquisition, Diverse
+from bayes_prompt.acquisition.exploration import OfBatch
 from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
 from bayes_prompt.in_flight import InFlight
@@ -393,8 +394,8 @@ class PromptSelector:
             self._in_flight.land(rows)
 
     def _remember(self, rows: Tensor, wanted: int, redrawn: Sequence[int] = ()) -> None:
-        """Rows (B,) were picked anew, of `wanted`, beside those redrawn; only diverse picks ask for it."""
-        if isinstance(self.acquisition, Diverse):
+        """Rows (B,) were picked anew, of `wanted`, beside those redrawn, for an acquisition that goes by batches."""
+        if isinstance(self.acquisition, Diverse | OfBatch):
             self._recent.add(rows, self._recent.batch(wanted, redrawn))
 
     def _observe(

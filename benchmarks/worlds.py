@@ -18,6 +18,7 @@ PUBLISHED = {
     "DPS .9": recipe("dps", decay=0.9),
     "MoPPS .5": recipe("mopps", decay=0.5),
     "MoPPS 1": recipe("mopps", decay=1.0),
+    "KGPS": recipe("kgps"),
 }
 
 

@@ -61,7 +61,7 @@ class Report:
     narrow_offsets: pointer offsets and integer products in the kernel's IR that are less than 64 bits wide, which is
     where a large pool would overflow.
     pending_products: products of matrices that a loop goes on without having waited for. Triton has overwritten what
-    such a product still reads, where that is used for something else too (its issue 6691).
+    such a product still reads, where that is used for something else too.
     """
 
     operation: str

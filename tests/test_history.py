@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,15 +257,24 @@ def of_trials(trials: list[list[int]], ids: Any = None) -> History:
 def assert_same(found: History, wanted: History) -> None:
     assert wanted.successes is not None and found.successes is not None
     assert torch.equal(found.trials, wanted.trials) and torch.equal(found.successes, wanted.successes)
-    assert found.ids == wanted.ids
+    assert found.ids == wanted.ids and found.clock == wanted.clock
+    if wanted.elapsed is None:
+        assert found.elapsed is None
+    else:
+        assert found.elapsed is not None and torch.equal(found.elapsed, wanted.elapsed)
+
+
+TIMES = st.sampled_from([0.0, 0.1, 1.0, 1 / 3, 1e-300, 1e300])
 
 
 @settings(max_examples=60, deadline=None)
-@given(HISTORIES, st.sampled_from(["rows", "integers", "strings"]))
-def test_every_format_there_and_back(trials: list[list[int]], kind: str) -> None:
+@given(HISTORIES, st.sampled_from(["rows", "integers", "strings"]), st.sampled_from(["step", "visit"]), st.data())
+def test_every_format_there_and_back(trials: list[list[int]], kind: str, clock: str, data: st.DataObject) -> None:
     number = len(trials[0])
     ids = {"rows": None, "integers": [7 * n - 9 for n in range(number)], "strings": [f"ä{n}\n" for n in range(number)]}
-    history = of_trials(trials, ids[kind])
+    times = data.draw(st.none() | st.lists(TIMES, min_size=len(trials), max_size=len(trials)))
+    elapsed = None if times is None else torch.tensor(times, dtype=torch.float64)
+    history = replace(of_trials(trials, ids[kind]), clock=clock, elapsed=elapsed)
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("parquet", "jsonl", "ndjson"):
             path = Path(folder) / f"history.{suffix}"
@@ -333,39 +342,15 @@ def test_bad_ids_are_named(ids: Any, error: type[Exception], message: str) -> No
 GOOD = '{"prompt_id": 1, "step": 0, "successes": 1, "trials": 2}\n'
 
 
-@pytest.mark.parametrize("torn", ['{"prompt_id": 1, "st', "\0\0\0", '{"prompt_id": "\udcc3'])
-def test_a_torn_last_line_is_told_and_skipped(tmp_path: Path, torn: str) -> None:
-    path = tmp_path / "h.jsonl"
-    path.write_text(GOOD + "\n" + torn, errors="surrogateescape")
-    with pytest.warns(UserWarning, match=r"h\.jsonl: line 3, the last one, is torn off"):
-        assert History.read_jsonl(path).trials.tolist() == [[0, 2]]
-    path.write_text(GOOD + torn + "\n" + GOOD, errors="surrogateescape")
-    with pytest.raises(ValueError, match="line 2 of the history must be a JSON object"):
-        History.read_jsonl(path)
-    path.write_text(GOOD.strip())  # only the end of the line is missing, which others may not write
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert History.read(path).trials.tolist() == [[2]]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("[1]", r"line 2 of the history must be a JSON object; got '\[1\]'"),
-        ('{"prompt_id": 1, "step": 0, "successes": 1}', r"line 2 of the history needs a key 'trials'"),
-        (GOOD.replace("2", "2.5"), r"line 2: trials = 2.5 must be an integer"),
-        (GOOD.replace("2", "true"), r"line 2: trials = True must be an integer"),
-        (GOOD.replace("2", str(2**63)), r"line 2: trials = 9223372036854775808 must be an integer of 64 bits"),
-        (GOOD.replace('_id": 1', '_id": null'), r"line 2: prompt_id = None must be a string or an integer"),
-        (GOOD.replace('"successes": 1', '"successes": 3'), r"successes\[1\] = 3 must lie in \[0, trials\]"),
-        (GOOD.replace("2", "-1"), r"trials\[1\] = -1 must be at least 0"),
-    ],
-)
-def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "h.jsonl"
-    path.write_text(GOOD + line.strip() + "\n" + GOOD)
-    with pytest.raises(ValueError, match=message):
-        History.read(path)
+def test_bad_clocks_and_times_are_named() -> None:
+    for change, error, message in (
+        ({"clock": "epoch"}, ValueError, "clock must be one of 'step', 'visit'; got 'epoch'"),
+        ({"elapsed": torch.ones(3)}, ValueError, r"elapsed must have shape \(2,\)"),
+        ({"elapsed": torch.tensor([1.0, np.inf])}, ValueError, r"elapsed\[1\] = inf must be finite"),
+        ({"elapsed": [1.0, 1.0]}, TypeError, "elapsed must be a tensor of numbers; got list"),
+    ):
+        with pytest.raises(error, match=message):
+            replace(of_trials([[1], [1]]), **change)  # type: ignore[arg-type]
 
 
 def test_other_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -379,7 +364,7 @@ def test_other_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="prompt_id must hold integers alone or strings alone; got int"):
         History.read(path)
     path.write_text("")
-    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+    with pytest.raises(ValueError, match="the history has no records"):
         History.read_jsonl(path)
     floats = write(tmp_path / "f.parquet", {"prompt_id": [0.5], "step": [0], "successes": [0], "trials": [1]})
     with pytest.raises(TypeError, match="prompt_id must hold integers or strings; got float64"):
@@ -391,4 +376,6 @@ def test_the_recorded_histories_are_read_as_they_are(shared: Path) -> None:
     prompts = pyarrow.parquet.read_table(shared / "data" / "one_shot_rlvr_prompts.parquet")["prompt_id"].to_pylist()
     assert history.num_prompts == 716
     assert history.ids == tuple(sorted(prompts))
-    assert History.read(shared / "data" / "small_grpo_histories.parquet").trials.eq(8).all()
+    small = History.read(shared / "data" / "small_grpo_histories.parquet")
+    assert small.trials.eq(8).all()
+    assert history.clock == small.clock == "visit" and history.elapsed is small.elapsed is None

@@ -6,6 +6,7 @@ from bayes_prompt.acquisition.diversity import DiversePick, Diversity
 from bayes_prompt.acquisition.exploration import (
     KnowledgeGradient,
     LookIndex,
+    OfBatch,
     RevisitFloor,
     Survey,
     ThompsonInformative,
@@ -42,6 +43,7 @@ __all__ = [
     "LookIndex",
     "MajorityVote",
     "Objective",
+    "OfBatch",
     "PartialProbability",
     "QuadraticUtility",
     "RateBeliefs",

@@ -6,6 +6,7 @@ rollouts. What lies between is compared in docs/recipe.md.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,27 @@ from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
 
+class OfBatch(Acquisition):
+    """A ranking that depends on the batch it is for: on who may be picked at all, and on what was picked before."""
+
+    @abstractmethod
+    def ranking(
+        self,
+        posterior: Posterior,
+        seed: int,
+        step: int,
+        batch: int,
+        allowed: Tensor | None = None,
+        begun: int = 0,
+        number: int = 0,
+    ) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a batch of `batch` prompts, which may be picked in parts: the best of the whole come first.
+
+        allowed: (N,) bool, who may be picked; None for all. begun: how many of this batch were picked before. number:
+        of the batches begun before this one.
+        """
+
+
 @dataclass(frozen=True)
 class LookIndex(Acquisition):
     """The highest price of a place in the batch at which a prompt is worth it, with what a look at it would show.
@@ -28,25 +50,30 @@ class LookIndex(Acquisition):
 
     horizon: steps that what is seen is of use for, at least 0; 0 is `InformativeProbability`.
     trials: the coming group size; None takes that of the last observation (8 before there was one).
+    new: the horizon of prompts that nobody has looked at yet, at least 0; None: the same. What was lost before may be
+        lost again soon, so that a first look that pays is of use for longer than a second one.
     """
 
     horizon: float = 30.0
     trials: int | None = None
+    new: float | None = None
 
     def __post_init__(self) -> None:
-        _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials))
+        new = None if self.new is None else _at_least_0("new", self.new)
+        _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials), new=new)
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) in [0, 1]."""
-        return posterior.look_index(_coming(self.trials, posterior), self.horizon)
+        return posterior.look_index(_coming(self.trials, posterior), self.horizon, self.new)
 
 
 @dataclass(frozen=True)
-class Survey(Acquisition):
+class Survey(OfBatch):
     """Another acquisition, after a first few batches of prompts that nobody has looked at yet: its best ones of these.
 
     What is seen early is of use for longest, and shows what the pool is like; a batch that may be followed by thousands
-    should not be picked as if it were the last.
+    should not be picked as if it were the last. Batches count from when they are picked, however late they come back,
+    and so do steps that were trained on otherwise.
 
     acquisition: whose scores count. batches: of new prompts, at least 0; of half a batch, half are new.
     """
@@ -64,22 +91,27 @@ class Survey(Acquisition):
         return self.acquisition.scores(posterior, seed, step)
 
     def ranking(
-        self, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None = None
+        self,
+        posterior: Posterior,
+        seed: int,
+        step: int,
+        batch: int,
+        allowed: Tensor | None = None,
+        begun: int = 0,
+        number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts: as many new ones as have a place lie above all others.
-
-        allowed: (N,) bool, who may be picked; None for all.
-        """
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed)
-        share = min(1.0, self.batches - posterior.step)
-        if share <= 0:
+        """Scores (N,): as many new prompts as have a place left lie above all others. See `OfBatch`."""
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, begun, number)
+        share = min(1.0, self.batches - max(number, posterior.step))
+        places = round(share * batch) - begun  # the first of a batch are those
+        if places <= 0:
             return scores, shortlist
-        new = posterior.visits == 0 if allowed is None else (posterior.visits == 0) & allowed
-        return _lifted(scores, torch.where(new, scores, -torch.inf), round(share * batch), share < 1)
+        new = posterior.unseen if allowed is None else posterior.unseen & allowed
+        return _lifted(scores, torch.where(new, scores, -torch.inf), places, share < 1)
 
 
 @dataclass(frozen=True)
-class KnowledgeGradient(Acquisition):
+class KnowledgeGradient(OfBatch):
     """P(0 < successes < trials) plus `horizon` times what a look adds to the pick of the coming step.
 
     What is picked without a look is worth the score of the last prompt of a greedy batch; a look pays where it may
@@ -98,11 +130,22 @@ class KnowledgeGradient(Acquisition):
         """Scores (N,) for batches of a tenth of the pool, which `ranking` knows better."""
         return self.ranking(posterior, seed, step, max(1, posterior.num_prompts // 10))[0]
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts."""
+    def ranking(
+        self,
+        posterior: Posterior,
+        seed: int,
+        step: int,
+        batch: int,
+        allowed: Tensor | None = None,
+        begun: int = 0,
+        number: int = 0,
+    ) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) at the price of the last place among those who may be picked. See `OfBatch`."""
         trials = _coming(self.trials, posterior)
         now = posterior.informative_probability(trials)
-        price = float(now.topk(min(batch, len(now))).values[-1])
+        free = now if allowed is None else now[allowed]
+        places = min(max(1, batch - begun), len(free))
+        price = float(free.topk(places).values[-1]) if places else 0.0
         return now + self.horizon * posterior.look_gain(trials, price), None
 
 
@@ -146,7 +189,7 @@ class ThompsonInformative(Acquisition):
 
 
 @dataclass(frozen=True)
-class RevisitFloor(Acquisition):
+class RevisitFloor(OfBatch):
     """Another acquisition, with a few places of every batch for prompts that have not been looked at for long.
 
     A starvation guard: the longest absent come first, as many as `share` of a batch has room for, and only those absent
@@ -174,17 +217,21 @@ class RevisitFloor(Acquisition):
         return self.acquisition.scores(posterior, seed, step)
 
     def ranking(
-        self, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None = None
+        self,
+        posterior: Posterior,
+        seed: int,
+        step: int,
+        batch: int,
+        allowed: Tensor | None = None,
+        begun: int = 0,
+        number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a pick of `batch` prompts: those that are due lie above all others, longest absent first.
-
-        allowed: (N,) bool, who may be picked; None for all.
-        """
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed)
-        places = max(1, round(self.share * batch)) if self.share else 0
+        """Scores (N,): those that are due lie above all others, longest absent first. See `OfBatch`."""
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, begun, number)
+        places = max(1, round(self.share * batch)) - begun if self.share else 0  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
         overdue = absent >= self.absence if allowed is None else (absent >= self.absence) & allowed
-        if not places or posterior.step < self.absence or not bool(overdue.any()):
+        if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
             return scores, shortlist
         scores, due = scores.clone(), torch.where(overdue, absent, -1).double()
         # Of those absent for as long, the better ones.
@@ -219,11 +266,16 @@ def _set(acquisition: Acquisition, **fields: object) -> None:
 
 
 def _within(
-    acquisition: Acquisition, posterior: Posterior, seed: int, step: int, batch: int, allowed: Tensor | None
+    acquisition: Acquisition,
+    posterior: Posterior,
+    seed: int,
+    step: int,
+    batch: int,
+    *of_batch: Any,
 ) -> tuple[Tensor, Shortlist | None]:
-    """The ranking of the acquisition within, which may keep places itself."""
-    told: dict[str, Any] = {"allowed": allowed} if acquisition.keeps_places else {}
-    return acquisition.ranking(posterior, seed, step, batch, **told)
+    """The ranking of the acquisition within, which may depend on the batch itself."""
+    told = of_batch if isinstance(acquisition, OfBatch) else ()
+    return acquisition.ranking(posterior, seed, step, batch, *told)
 
 
 def _other(acquisition: Acquisition) -> None:

@@ -19,7 +19,7 @@ class Acquisition(ABC):
     """A score for every prompt of any posterior. They add up: `PartialProbability() + EntropyBonus(0.1)`."""
 
     keeps_places: ClassVar[bool] = False
-    """Whether it keeps places of a batch by lifting scores in `ranking`, and asks there who may be picked at all."""
+    """Whether it lifts scores in `ranking` to keep places of a batch, which sums would lose (`exploration.OfBatch`)."""
 
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,8 @@ def act_fit(options: argparse.Namespace) -> int:
         try:
             history = read_history(options.history)
             if options.out is not None:
-                writable(options.out, "--out")
+                table = None if options.groups is None else options.groups.rpartition(":")[0]
+                writable(options.out, "--out", {"HISTORY": options.history, "--groups": table})
             result = fit(
                 history,
                 options.model,
@@ -178,10 +180,8 @@ def _declared(
 
 
 def _every_second(history: History, groups: list[Any] | None, first: int) -> tuple[History, list[Any] | None]:
-    from bayes_prompt.history import History
-
     assert history.successes is not None
-    some = History(history.successes[:, first::2], history.trials[:, first::2])
+    some = replace(history, successes=history.successes[:, first::2], trials=history.trials[:, first::2], ids=None)
     return some, None if groups is None else groups[first::2]
 
 

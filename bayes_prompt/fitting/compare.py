@@ -84,7 +84,7 @@ def compare(
     all, so fit them to some prompts and compare on others.
 
     Args:
-        history: counts (T, N).
+        history: counts (T, N), and how much time each step took, if it says so.
         models: declarations by name: anything with a `posterior(num_prompts, ...)`.
         groups: labels of the prompts (N,), such as their data set, for declarations that learn by group:
             `SolvingProgress(pooling="group")`, which needs them, and `SuccessRate` with sharing or a bank. The others
@@ -120,7 +120,7 @@ def compare(
             tell(name, 1, replicates + 1)
             drawn = []
             for number in range(replicates):
-                drawn.append(replicate(model, trials, seed + number, numbers))
+                drawn.append(replicate(model, trials, seed + number, numbers, history.elapsed))
                 tell(name, number + 2, replicates + 1)
             checked[name] = checks(successes, drawn, trials) if drawn else ()
     looks = looked.sum(0)

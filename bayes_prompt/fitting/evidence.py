@@ -33,7 +33,7 @@ def log_count_evidence(model: SolvingProgress | SuccessRate, history: History, d
 
     Raises:
         TypeError: another kind of declaration, or one whose prompts learn from each other. ValueError: `history` has no
-            successes, or `decay` is out of range.
+            successes, or steps that took other times than 1, or `decay` is out of range.
     """
     return log_chances(model if decay is None else with_decay(model, decay), history)[0].sum()
 
@@ -55,8 +55,10 @@ def with_decay(model: SolvingProgress | SuccessRate, decay: Tensor) -> SolvingPr
 
 def log_chances(model: SolvingProgress | SuccessRate, history: History) -> tuple[Tensor, Tensor]:
     """Log predictive probabilities (T, N), 0 where nothing was observed, or what had probability zero; and where (T, N)
-    bool it had.
+    bool it had. ValueError where steps took other times than 1.
     """
+    if history.elapsed is not None:
+        raise ValueError("history.elapsed must be None here: these filters take each step for one unit of time")
     outcomes, which = occurring(history)
     return count_filter(model, outcomes).run(which)
 

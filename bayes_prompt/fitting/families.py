@@ -44,28 +44,60 @@ class Family:
     code: str = field(repr=False)
 
     def declare(self, **values: Any) -> Any:
-        """The declaration of values that are numbers or lists of them; those that are left out start as they do."""
+        """The declaration of values that are numbers or lists of them; those that are left out start as they do.
+
+        Raises ValueError or TypeError, which names the parameter, for a value that it cannot have.
+        """
         unknown = values.keys() - self.start.keys()
         if unknown:
             raise ValueError(f"{sorted(unknown)[0]} is no parameter; choose among {', '.join(self.start)}")
-        numbers = {**self.start, **values}
-        return self.build(**{name: value if name == "decay" else _tensor(value) for name, value in numbers.items()})
+        return self.make(**{name: self.value(name, value) for name, value in {**self.start, **values}.items()})
+
+    def value(self, name: str, value: Any) -> Any:
+        """A parameter's value as `build` takes it: a tensor of its prior's shape, but for the decay, a number.
+
+        Raises TypeError where it is no number, ValueError where it is not finite or of another shape.
+        """
+        try:
+            tensor = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be a prior or numbers; got {value!r}") from error
+        if tensor.shape != self.priors[name].event_shape:
+            raise ValueError(f"{name} must have shape {tuple(self.priors[name].event_shape)}; got {value!r}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} must be finite; got {value!r}")
+        return value if name == "decay" else tensor
+
+    def make(self, **values: Any) -> Any:
+        """What `build` makes of values; where it refuses them, ValueError names the one that its prior rules out."""
+        try:
+            return self.build(**values)
+        except ValueError as error:
+            for name, value in values.items():
+                support: Any = self.priors[name].support
+                numbers = torch.as_tensor(value, dtype=torch.float64).detach()
+                if not bool(support.check(numbers).all()):
+                    raise ValueError(f"{name} = {numbers.tolist()} must {_accepted(support)}") from error
+            raise
 
 
 def read(path: str | PathLike[str]) -> Any:
     """The declaration that `FitResult.write` wrote, of a family that has a name.
 
-    Raises ValueError where the file is something else.
+    Raises ValueError, which names the file, where it is something else.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         family = FAMILIES[found["family"]]
         values = {name: summary["mean"] for name, summary in found["parameters"].items()} | found["fixed"]
         if missing := [name for name in family.start if name not in values]:
             raise ValueError(f"it lacks {missing[0]}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is no fit of one of {', '.join(FAMILIES)}: {error!r}") from error
-    return family.declare(**values)
+    try:
+        return family.declare(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def named(name: str) -> Family:
@@ -75,8 +107,12 @@ def named(name: str) -> Family:
     return FAMILIES[name]
 
 
-def _tensor(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
+def _accepted(support: Any) -> str:
+    """What numbers a prior's support has, after "must"."""
+    low, high = (getattr(support, end, None) for end in ("lower_bound", "upper_bound"))
+    if low is None:
+        return "be probabilities that sum to 1"
+    return f"be above {low:g}" if high is None else f"lie in [{low:g}, {high:g}]"
 
 
 def _moves(move: Tensor, stay: Tensor, states: int) -> Any:

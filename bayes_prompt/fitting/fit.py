@@ -66,8 +66,9 @@ def fit(
 
     Gradients go through the filters of `SolvingProgress` and `SuccessRate`. Declarations whose prompts learn from each
     other (pooling, sharing, a bank with groups), `LogitGaussian` and those of your own are asked through their
-    posterior instead, and gradients are central differences: for D numbers the history is run through 2 D + 1 times
-    where the others take two. Such a declaration may turn parameters into plain numbers::
+    posterior instead, as are all where the history's steps took other times than 1 (`elapsed`), and gradients are
+    central differences: for D numbers the history is run through 2 D + 1 times where the others take two. Such a
+    declaration may turn parameters into plain numbers::
 
         bp.fit(history, lambda scale: bp.LogitGaussian(drift=float(scale)), scale=dist.LogNormal(-1.0, 1.0))
 
@@ -113,8 +114,8 @@ def fit(
     if known is not None and given.keys() != known.priors.keys():
         raise ValueError(f"{sorted(given.keys() - known.priors.keys())[0]} is no parameter of {family!r}")
     if known is not None:
-        given = {name: _fixed(name, value, known.priors[name]) for name, value in given.items()}
-    build = named(family).build if isinstance(family, str) else family
+        given = {n: v if isinstance(v, Distribution) else known.value(n, v) for n, v in given.items()}
+    build = named(family).make if isinstance(family, str) else family
     numbers = None if groups is None else codes(groups, history.num_prompts)
     program = Program(build, *_split(given), history, numbers)
     for name in start or {}:
@@ -127,6 +128,8 @@ def fit(
         program, model = program.checked(begin)
         if likelihood == "generative":
             check_filter(model, numbers is not None)
+            if history.elapsed is not None:
+                raise ValueError("likelihood must be 'predictive': to declarations' programs all steps take the time 1")
             if forgets(model) or "decay" in program.priors:
                 raise ValueError("likelihood must be 'predictive': forgetting has no generative counterpart")
         shape = laplace(program.predictive, begin, tell, program.follows)
@@ -253,19 +256,6 @@ def _split(parameters: Mapping[str, Any]) -> tuple[dict[str, Distribution], dict
         if name == DECAY and not (ends[0] >= 0 and ends[1] <= 1):
             raise ValueError(f"decay must have a prior whose support lies in [0, 1]; that of {law} is {support}")
     return laws, {name: value for name, value in parameters.items() if name not in laws}
-
-
-def _fixed(name: str, value: Any, prior: Distribution) -> Any:
-    """A value of a named family's parameter as the family takes it, a tensor but for the decay; priors as they are."""
-    if name == DECAY or isinstance(value, Distribution):
-        return value
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a prior or numbers; got {value!r}") from error
-    if tensor.shape != prior.event_shape:
-        raise ValueError(f"{name} must have shape {tuple(prior.event_shape)}; got {value!r}")
-    return tensor
 
 
 def _start(program: Program, given: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -25,28 +25,31 @@ def predicted(model: Any, history: History, groups: Sequence[int] | None = None)
     """Log predictive probabilities of the recorded counts (T, N) float64, and where these had probability zero (T, N).
 
     They are 0 there, and where nothing was observed. A declaration without a filter of `fitting.filters` is asked
-    through its posterior.
+    through its posterior, and so are all where steps took other times than 1, which filters do not know.
 
     groups: numbers from 0 up, (N,), for declarations whose prompts learn by group; others do without.
     """
     with torch.no_grad():
-        if has_filter(model, groups is not None):
+        if history.elapsed is None and has_filter(model, groups is not None):
             return log_chances(model, history)
         return _asked(_posterior(model, history.num_prompts, groups), history)
 
 
-def replicate(model: Any, trials: Tensor, seed: int, groups: Sequence[int] | None = None) -> Tensor:
+def replicate(
+    model: Any, trials: Tensor, seed: int, groups: Sequence[int] | None = None, elapsed: Tensor | None = None
+) -> Tensor:
     """Successes (T, N) int64 of trials (T, N), drawn from a declaration's own predictions.
 
     Each count is drawn from the predictive distribution given what was drawn before, and fed back. Where the filter is
     exact inference, these are draws from the declaration's Pyro program; with forgetting, which has none, they are what
     the declaration takes the future to be. A draw is a function of (seed, step, prompt). groups: as in `predicted`.
+    elapsed: how much time each step took (T,); None: 1.
     """
     with torch.no_grad():
         trials = trials.cpu()
-        if has_filter(model, groups is not None):
+        if elapsed is None and has_filter(model, groups is not None):
             return _by_filter(model, trials, seed)
-        return _by_posterior(_posterior(model, trials.shape[1], groups), trials, seed)
+        return _by_posterior(_posterior(model, trials.shape[1], groups), trials, seed, elapsed)
 
 
 def _posterior(model: Any, num_prompts: int, groups: Sequence[int] | None) -> Posterior:
@@ -69,11 +72,12 @@ def _by_filter(model: Any, trials: Tensor, seed: int) -> Tensor:
     return drawn
 
 
-def _by_posterior(posterior: Posterior, trials: Tensor, seed: int) -> Tensor:
+def _by_posterior(posterior: Posterior, trials: Tensor, seed: int, elapsed: Tensor | None = None) -> Tensor:
     outcomes = possible(trials)
     sizes = [size for size in outcomes.trials.unique().tolist() if size]
     chance_of = {size: posterior._point_chance(size) for size in sizes}
     everyone, drawn = torch.arange(trials.shape[1]), torch.empty_like(trials)
+    times = _times(elapsed, len(trials))
     for step, each in enumerate(trials):
         mass = posterior._point_mass(everyone)
         chance = torch.ones(len(everyone), len(outcomes.trials), dtype=torch.float64)
@@ -81,8 +85,12 @@ def _by_posterior(posterior: Posterior, trials: Tensor, seed: int) -> Tensor:
             chance[:, outcomes.trials == size] = mass @ chance_of[size].T
         drawn[step] = outcomes.successes[_draw(chance, outcomes, each, seed, step)]
         rows = each.nonzero()[:, 0]
-        posterior.update(rows, drawn[step, rows], each[rows])
+        posterior.update(rows, drawn[step, rows], each[rows], times[step])
     return drawn
+
+
+def _times(elapsed: Tensor | None, steps: int) -> list[float]:
+    return [1.0] * steps if elapsed is None else elapsed.tolist()
 
 
 def _draw(chance: Tensor, outcomes: Outcomes, trials: Tensor, seed: int, step: int) -> Tensor:
@@ -109,9 +117,10 @@ def _asked(posterior: Posterior, history: History) -> tuple[Tensor, Tensor]:
     posterior._apply = listen  # type: ignore[method-assign]
     chances = torch.zeros(history.trials.shape, dtype=torch.float64)
     unexpected = torch.zeros(history.trials.shape, dtype=torch.bool)
+    times = _times(history.elapsed, history.num_steps)
     for step, (successes, trials) in enumerate(zip(history.successes.cpu(), history.trials.cpu(), strict=True)):
         rows = trials.nonzero()[:, 0]
-        posterior.update(rows, successes[rows], trials[rows])
+        posterior.update(rows, successes[rows], trials[rows], times[step])
         seen = heard.pop()
         missed = (seen.status & UNEXPECTED) != 0
         chances[step, seen.index] = torch.where(missed, 0.0, seen.log_event + seen.correction)

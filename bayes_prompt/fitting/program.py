@@ -82,7 +82,8 @@ class Program:
         model = self.declare(values)
         if not hasattr(model, "posterior"):
             raise TypeError(f"family must make a declaration, with a posterior; got {type(model).__name__}")
-        program = replace(self, follows=has_filter(model, self.groups is not None))
+        follows = self.history.elapsed is None and has_filter(model, self.groups is not None)
+        program = replace(self, follows=follows)
         evidence = program._followed(values) if program.follows else program._moved(values)
         if not bool(evidence.isfinite()):
             raise ValueError(f"history has evidence {float(evidence)} at the start; give other priors or another start")

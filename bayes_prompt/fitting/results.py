@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayes_prompt.files import whole
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -110,8 +112,12 @@ class FitResult:
         }
 
     def write(self, path: str | PathLike[str]) -> None:
-        """Write `to_json` to a file. `families.read` makes the declaration of it again, where the family has a name."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        """Write `to_json` to a file, whole or not at all.
+
+        `families.read` makes the declaration of it again, where the family has a name.
+        """
+        with whole(Path(path)) as scratch:
+            scratch.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 _KEYS = ("mean", "sd", "low", "high")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from bayes_prompt.models import checks
 from bayes_prompt.models.grid import Points
+
+_MOST_JUMPS = 10  # as a power of two, that a matrix exponential is asked for at once
 
 
 class Drift(ABC):
@@ -96,7 +99,7 @@ class LogitRandomWalk(Drift):
         none = torch.zeros(1, dtype=torch.float64)
         up, down = torch.cat([up, none]), torch.cat([none, down])
         rates = torch.diag(up[:-1], 1) + torch.diag(down[1:], -1) - torch.diag(up + down)
-        return _placed(_exponential(rates * elapsed).clamp(min=0), points)
+        return _placed(_exponential(rates, elapsed), points)
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
@@ -194,7 +197,7 @@ class Mixture(Drift):
         stays = torch.eye(len(moves), dtype=torch.float64)
         switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
         if elapsed != 1.0:
-            switch = _exponential(_generator(self.thaw, self.freeze) * elapsed)
+            switch = _exponential(_generator(self.thaw, self.freeze), elapsed)
         return torch.cat([torch.cat([a * stays, b * moves], 1) for a, b in switch], 0)
 
     def describe(self) -> dict[str, Any]:
@@ -282,8 +285,8 @@ class FixedTransition(Drift):
         """See `Drift`."""
         if len(self.matrix) != len(points.logit):
             raise ValueError(f"matrix must have shape (K, K) for a grid of K = {len(points.logit)} points")
-        if elapsed != int(elapsed):
-            raise ValueError(f"elapsed must be a whole number for a FixedTransition; got {elapsed}")
+        if elapsed != int(elapsed) or elapsed >= 2**31:
+            raise ValueError(f"elapsed must be a whole number below 2**31 for a FixedTransition; got {elapsed}")
         return torch.linalg.matrix_power(self.matrix, int(elapsed))
 
     def describe(self) -> dict[str, Any]:
@@ -311,10 +314,24 @@ def _bernoulli(x: Tensor) -> Tensor:
     return torch.where(small, 1 - x / 2, safe / torch.expm1(safe.clamp(max=300.0)))  # whose gradients stay numbers
 
 
-def _exponential(generator: Tensor) -> Tensor:
-    """exp(generator). With a one more on its diagonal torch is right to rounding; of small ones it loses six digits."""
-    found = torch.linalg.matrix_exp(generator + torch.eye(len(generator), dtype=torch.float64)).clamp(min=0)
-    return found / found.sum(1, keepdim=True)
+def _exponential(rates: Tensor, elapsed: float) -> Tensor:
+    """exp(rates * elapsed): where that is long, a shorter time's, squared until it is reached or nothing moves."""
+    jumps = float(rates.detach().abs().max()) * min(elapsed, 1.0)  # either factor may be too large for their product
+    halvings = 0 if jumps == 0 else max(0, math.ceil(math.log2(jumps) + math.log2(max(elapsed, 1.0))) - _MOST_JUMPS)
+    # With a one more on its diagonal torch is right to rounding; of small ones it loses six digits.
+    short = rates * math.ldexp(elapsed, -halvings) + torch.eye(len(rates), dtype=torch.float64)
+    found = _stochastic(torch.linalg.matrix_exp(short))
+    for _ in range(halvings):
+        before, found = found, _stochastic(found @ found)
+        if torch.equal(before, found):
+            break
+    return found
+
+
+def _stochastic(matrix: Tensor) -> Tensor:
+    """The matrix without what rounding took from its rows, or put below 0."""
+    matrix = matrix.clamp(min=0)
+    return matrix / matrix.sum(1, keepdim=True)
 
 
 def check_transition(moves: Tensor, states: int, elapsed: float) -> None:

@@ -16,7 +16,8 @@ class EmpiricalBayes:
 
     It is a histogram whose masses are pseudo-counts: of the declared prior, of the pool's first looks, and of those at
     prompts of the same group, or with a like embedding. A first look adds the posterior of the rate that was met; all
-    drift as rates do, so that a pool that is better trained now is expected to be better.
+    drift as rates do, so that a pool that is better trained now is expected to be better. What is known from before
+    training (`Posterior.warm_start`) is a first look, too.
 
     How much a group's or a neighbour's looks say is not known beforehand: several strengths, and for embeddings several
     widths, are weighted online by how well each predicts first looks.

@@ -200,15 +200,19 @@ class Posterior(metaclass=_Outlasting):
 
     # What an explorer may ask: what a look at a prompt would teach
 
-    def look_index(self, trials: int, horizon: float) -> Tensor:
+    def look_index(self, trials: int, horizon: float, new: float | None = None) -> Tensor:
         """P(0 < successes < trials), and what a look at the prompt would be worth, as a price (N,): `looks.index`.
 
         trials: rollouts of the look. horizon: steps that it is of use for, at least 0; with 0 nothing is added.
+        new: the same for prompts that are `unseen`; None for no difference.
         """
-        checks.number("horizon", horizon)
-        if not 0 <= horizon < math.inf:
-            raise ValueError(f"horizon must be finite and at least 0; got {horizon}")
-        return self._looked(trials, lambda now, chance, worth: looks.index(now, chance, worth, horizon))
+        horizon = looks.horizon("horizon", horizon)
+        new = horizon if new is None else looks.horizon("new", new)
+
+        def within(steps: float) -> Tensor:
+            return self._looked(trials, lambda now, chance, worth: looks.index(now, chance, worth, steps))
+
+        return within(horizon) if new == horizon else torch.where(self.unseen, within(new), within(horizon))
 
     def look_gain(self, trials: int, threshold: float) -> Tensor:
         """What a look adds to the better of the prompt and one whose P(informative) is `threshold`, (N,): `looks.gain`.
@@ -280,6 +284,11 @@ class Posterior(metaclass=_Outlasting):
     def visits(self) -> Tensor:
         """Steps in which each prompt was observed, (N,) int32."""
         return self._counters["visits"]
+
+    @property
+    def unseen(self) -> Tensor:
+        """Prompts of which there is no record, (N,) bool."""
+        return self.visits == 0
 
     @property
     def last_observed(self) -> Tensor:

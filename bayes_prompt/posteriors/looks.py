@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from bayes_prompt.posteriors import checks
 
 MOST_ROLLOUTS = 64
 """A look of more rollouts is taken for one of so many, which tells nearly as much."""
 POINTS = 96
 """Success rates at which a belief that has a density is looked at."""
+
+
+def horizon(name: str, value: float) -> float:
+    """Steps that a look is of use for. Raises TypeError or ValueError unless `value` is finite and at least 0."""
+    checks.number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0; got {value}")
+    return float(value)
 
 
 def index(now: Tensor, chance: Tensor, worth: Tensor, horizon: float) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.errors import CheckpointError
 from bayes_prompt.models.drift import check_transition
 
 CAPACITY = 64
@@ -18,8 +20,8 @@ class Propagators:
 
     Slot 0 is of beliefs that were written forward, or known before the first step; since then they have rested. Slot
     1 + s is of those that were conditioned by a look after s transitions of this window, of which there have been `now`
-    so far; the first transition since then is that of a prompt that was trained on. Where all steps have had the same
-    transitions, a step costs one product.
+    so far; the first transition since then is that of a prompt that was trained on. A step costs a product for each
+    slot, apart from those since which all steps have taken the same time: these cost one altogether.
 
     Args:
         transition, after_look: give T, (J, K, K) float64 [from, to], of a step of some elapsed time: of prompts that
@@ -40,7 +42,8 @@ class Propagators:
         #: before them stands that of slot 0. So the slots in use lie together, and no step moves them.
         self.products = torch.zeros(members, CAPACITY + 2, states, states, dtype=torch.float64, device=device)
         self.products[:, -2:] = torch.eye(states, dtype=torch.float64, device=device)
-        self.window = torch.zeros(2, dtype=torch.float64)  # now, and the elapsed time of all steps (-1: they differ)
+        #: now; the elapsed time of the last step; how many of the last steps of the window took as long.
+        self.window = torch.zeros(3, dtype=torch.float64)
         self._known: dict[float, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -73,21 +76,45 @@ class Propagators:
     def step(self, elapsed: float) -> None:
         """One transition more."""
         (resting, looked), now = self.transitions(elapsed), self.now
-        same = now == 0 or float(self.window[1]) == elapsed
+        same = int(self.window[2]) if float(self.window[1]) == elapsed else 0
         slots = self.by_slot()
         rested = slots[:, 0] @ resting
-        if now and same:
-            slots[:, 0] = slots[:, 1] @ resting
-        else:
-            slots[:, : now + 1] = torch.cat([slots[:, 1:-1] @ resting[:, None], looked[:, None]], 1)
-        self.window[0], self.window[1] = now + 1, elapsed if same else -1.0
+        # A slot moves on by one place. Where steps take the same time, what is to stand there stands there already.
+        changed = min(now, now - same + 1)
+        slots[:, :changed] = slots[:, 1 : changed + 1] @ resting[:, None]
+        if not same:
+            slots[:, now] = looked
+        self.window.copy_(torch.tensor([now + 1, elapsed, same + 1], dtype=torch.float64))
         self.by_slot()[:, 0] = rested
 
     def forget(self, steps: int) -> None:
         """Drop the oldest steps of the window, of which nobody is left; other slots are `steps` less from now on."""
         self.window[0] -= steps
+        self.window[2].clamp_(max=self.window[0])
         self.by_slot()[:, 0] = self.products[:, -1]
 
     def by_slot(self) -> Tensor:
         """Products (J, now + 2, K, K) in the order of slots; a view."""
         return self.products[:, CAPACITY - self.now :]
+
+
+def check_products(window: Tensor, products: Tensor) -> int:
+    """The steps of a saved `window` (3,); CheckpointError unless they and `products` (J, CAPACITY + 2, K, K) can be."""
+    now, elapsed, same = window.tolist()
+    if not 0 <= now <= CAPACITY or now != int(now):
+        raise CheckpointError(f"posterior.tensors.window must start with a number of steps; got {now}")
+    if not 0 <= same <= now or same != int(same) or elapsed < 0:
+        raise CheckpointError(f"posterior.tensors.window has {now} steps, {same} of them of {elapsed}")
+    require_no_less("posterior.tensors.propagators", products, 0)
+    require_ones("propagators of row", products[:, CAPACITY - int(now) :].flatten(0, -2))  # those in use
+    return int(now)
+
+
+def require_ones(name: str, rows: Tensor, where: Tensor | None = None, within: float = 1e-3) -> None:
+    """CheckpointError unless rows (R, states) sum to one, of which those count that a mask (R,) names."""
+    total = rows.double().sum(1)
+    bad = (total - 1).abs() > within
+    bad = bad if where is None else bad & where
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise CheckpointError(f"posterior.tensors.{name} {row} sums to {float(total[row])}, not to 1")

@@ -9,6 +9,7 @@ from bayes_prompt.models.sharing import EmpiricalBayes
 from bayes_prompt.posteriors.kinship import Kinship
 
 _LEAST = 1e-300
+_CHUNK = 1 << 12
 
 
 class Unseen:
@@ -45,8 +46,11 @@ class Unseen:
         if self.sharing is None or not len(cluster):
             return
         if len(self.evidence):
-            chance = (self._each()[:, cluster] * likelihood).sum(2)
-            self.evidence.mul_(self.sharing.memory).add_(chance.clamp(min=_LEAST).log().sum(1))
+            each = self._each()
+            self.evidence.mul_(self.sharing.memory)
+            for rows, chances in zip(cluster.split(_CHUNK), likelihood.split(_CHUNK), strict=True):
+                chance = (each[:, rows] * chances).sum(2)
+                self.evidence.add_(chance.clamp(min=_LEAST).log().sum(1))
             self.of_like.add_(self.kin.spread(cluster, met))
         self.of_pool.add_(met.sum(0))
 

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default=METHODS,
         metavar="A,B:OPTION=VALUE,...",
-        help="names of recipes, with options behind colons (default: %(default)s)",
+        help="names of recipes, with options behind colons; commas in brackets are a value's (default: %(default)s)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -42,8 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--visits",
         type=whole(1),
         metavar="N",
-        help="replay the first N steps (default: all; where every prompt counts its own visits, as many as nine in ten "
-        "prompts have)",
+        help="replay the first N steps (default: all; where every prompt counts its own, in a column called visit, as "
+        "many as nine in ten prompts have)",
     )
     add(
         "--min-visits",
@@ -80,10 +80,13 @@ def act(options: argparse.Namespace) -> int:
 
             writable_folder(options.plots, "argument --plots")
         if options.json not in (None, "-"):
-            writable(options.json, "--json")
+            groups = None if options.groups is None else options.groups.rpartition(":")[0]
+            inputs = {"HISTORY": options.history, "--texts": options.texts, "--groups": groups}
+            writable(options.json, "--json", inputs)
     except (ValueError, ImportError) as error:
         return failed("replay", 2, error)
     with redirect_stdout(sys.stderr):  # whatever a library prints: stdout is for the results
+        from bayes_prompt.replays.methods import split
         from bayes_prompt.replays.protocol import replay
 
         try:
@@ -91,7 +94,7 @@ def act(options: argparse.Namespace) -> int:
             sides = _sides(options, history)
             results = replay(
                 history,
-                [method.strip() for method in options.methods.split(",")],
+                split(options.methods, ","),
                 batch_size=options.batch_size,
                 batch_fraction=options.batch_fraction,
                 seeds=options.seeds,

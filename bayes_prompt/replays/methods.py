@@ -28,6 +28,18 @@ def known() -> dict[str, Factory]:
     return found
 
 
+def split(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks, without spaces around them; a mark within brackets is none."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == mark and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
 def factories(methods: Methods, sides: Mapping[str, Any]) -> dict[str, Factory]:
     """The methods by name, in the order given, each a function of num_prompts, batch_size and seed.
 
@@ -57,7 +69,7 @@ def factories(methods: Methods, sides: Mapping[str, Any]) -> dict[str, Factory]:
 
 def _recipe(text: str, sides: Mapping[str, Any]) -> Factory:
     """A recipe with its options, and with what is known of the prompts as far as it asks for it."""
-    name, *written = (part.strip() for part in text.split(":"))
+    name, *written = split(text, ":")
     known_ = known()
     if name not in known_:
         raise ValueError(f"method {name!r} is no recipe; choose among {', '.join(known_)}")

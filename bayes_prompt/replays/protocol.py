@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -21,6 +22,7 @@ from bayes_prompt.replays.methods import Factory, Methods, factories
 from bayes_prompt.replays.results import Method, ReplayResults, Run
 from bayes_prompt.selector import PromptSelector
 
+NEARLY = 0.9  # a pick of this share of what was recorded leaves a method next to no choice
 COMMON = 0.9  # share of the prompts that must have a visit for it to be replayed, where prompts count their own visits
 
 
@@ -46,7 +48,8 @@ def replay(
     no record of a prompt (trials 0), the prompt cannot be picked then and is not judged; where fewer prompts than a
     batch have one, the pick is smaller. Steps without any record are left out, and those before the first record count
     for nothing, so that visits may be numbered from 0 or from 1. Mind how such records were chosen: if by
-    a method, the replay is confined to what that method looked at.
+    a method, the replay is confined to what that method looked at; where that is next to all that is to be picked, so
+    that methods have no choice, a warning says so. Methods are told of the history's `elapsed`.
 
     What is told, and what it means: `bayes_prompt.replays.results.FIGURES`.
 
@@ -57,8 +60,9 @@ def replay(
         batch_size: B, prompts in a pick; None: round(batch_fraction * N), at least 1, of the N that are kept.
         batch_fraction: in (0, 1].
         seeds: so many, from 0 on, or the seeds themselves.
-        visits: replay the first so many steps. None: all; or, where every prompt counts its own visits, so that
-            the records of each are its first steps without a gap, as many as nine in ten prompts have.
+        visits: replay the first so many steps. None: all; or, where every prompt counts its own visits (the history's
+            clock is "visit", and the records of each are its first ones without a gap), as many as nine in ten prompts
+            have.
         min_visits: keep the prompts that have at least so many records, one of them in a step that is replayed. None:
             as many as are replayed where every prompt counts its own visits, else 1.
         first_visit: at least 0.
@@ -78,6 +82,7 @@ def replay(
     kept, recorded = _kept(history, visits, min_visits)
     num_prompts = recorded.successes.shape[1]
     size = _batch_size(batch_size, batch_fraction, num_prompts)
+    _warn_of_no_choice(recorded, size)
     sides = _sides({"texts": texts, "embeddings": embeddings, "groups": groups}, history.num_prompts, kept)
     made = factories(methods, sides)
     # One selector of each before the work begins, so that a mistake in the last one does not cost the others' time.
@@ -101,12 +106,13 @@ def replay(
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What is replayed: successes, trials, and who was seen and informative, each (T, N)."""
+    """What is replayed: successes, trials, and who was seen and informative, each (T, N); and elapsed times, T."""
 
     successes: Tensor
     trials: Tensor
     seen: np.ndarray
     informative: np.ndarray
+    elapsed: list[float]
 
     @property
     def num_visits(self) -> int:
@@ -138,7 +144,7 @@ def _run(
         start = perf_counter()
         index = selector.select(None if everyone else torch.from_numpy(seen), wanted).cpu()
         middle = perf_counter()
-        selector.update(index, successes=successes[index], trials=trials[index])
+        selector.update(index, successes=successes[index], trials=trials[index], elapsed=recorded.elapsed[visit])
         learning.append(perf_counter() - middle)
         picking.append(middle - start)
         picked = index.numpy()
@@ -180,7 +186,7 @@ def _kept(history: History, visits: int | None, min_visits: int | None) -> tuple
         visits = min(checks.integer("visits", visits, 1, history.num_steps), len(trials))
     if min_visits is not None:
         min_visits = checks.integer("min_visits", min_visits, 1)
-    own_visits = not bool((seen[1:] & ~seen[:-1]).any())
+    own_visits = history.clock == "visit" and not bool((seen[1:] & ~seen[:-1]).any())
     if visits is None:
         visits = len(trials)
         if own_visits:
@@ -197,7 +203,21 @@ def _kept(history: History, visits: int | None, min_visits: int | None) -> tuple
     some = (trials > 0).any(1)
     trials, successes = trials[some], successes[some]
     informative = (successes > 0) & (successes < trials)
-    return rows, _Recorded(successes, trials, (trials > 0).numpy(), informative.numpy())
+    elapsed = [1.0] * len(trials)
+    if history.elapsed is not None:
+        elapsed = history.elapsed[begin:][:visits][some].tolist()
+    return rows, _Recorded(successes, trials, (trials > 0).numpy(), informative.numpy(), elapsed)
+
+
+def _warn_of_no_choice(recorded: _Recorded, batch_size: int) -> None:
+    """A warning where most picks have to be next to all that was recorded, and so are alike whatever the method."""
+    share = float((batch_size >= NEARLY * recorded.seen.sum(1)).mean())
+    if share > 0.5:
+        warnings.warn(
+            f"at {share:.0%} of the visits a pick of {batch_size} takes all, or nearly all, of the prompts that have a "
+            "record, so that methods hardly differ; pick fewer, or replay a history in which more were rolled out",
+            stacklevel=3,
+        )
 
 
 def _common(often: Tensor) -> int:

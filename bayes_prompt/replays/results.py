@@ -153,21 +153,17 @@ class ReplayResults:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReplayResults:
-        """What `to_json` gave; ValueError for another format."""
+        """What `to_json` gave; ValueError for another format, or where something is missing."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(
                 f"format must be {FORMAT!r}; got {data.get('format') if isinstance(data, dict) else data!r}"
             )
-        methods = []
-        for method in _replaced(data["methods"], lambda value: value is None, math.nan):
-            runs = []
-            for run in method["runs"]:
-                bins = tuple(Bin(**each) for each in run["bins"])
-                curves = {name: tuple(run[name]) for name in ("ratio", "oracle")}
-                runs.append(Run(**{**run, **curves, "bins": bins}))
-            methods.append(Method(method["name"], tuple(runs)))
-        sizes = {field.name: data[field.name] for field in fields(cls) if field.name != "methods"}
-        return cls(**sizes, methods=tuple(methods))
+        try:
+            methods = tuple(_method(each) for each in _replaced(data["methods"], lambda value: value is None, math.nan))
+            sizes = {field.name: data[field.name] for field in fields(cls) if field.name != "methods"}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the results lack something, or have too much: {error!r}") from error
+        return cls(**sizes, methods=methods)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON, whole or not at all."""
@@ -176,8 +172,17 @@ class ReplayResults:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReplayResults:
-        """Read what `write` wrote; ValueError for another format."""
+        """Read what `write` wrote; ValueError for another format, or where something is missing."""
         return cls.from_json(json.loads(Path(path).read_text()))
+
+
+def _method(data: dict[str, Any]) -> Method:
+    """A method of what `ReplayResults.to_json` gave."""
+    runs = []
+    for run in data["runs"]:
+        curves = {name: tuple(run[name]) for name in ("ratio", "oracle")}
+        runs.append(Run(**{**run, **curves, "bins": tuple(Bin(**each) for each in run["bins"])}))
+    return Method(data["name"], tuple(runs))
 
 
 def _replaced(data: Any, wanted: Callable[[Any], bool], value: float | None) -> Any:

@@ -117,6 +117,10 @@ class World:
         for part, needed in (("family", "groups"), ("slope", "embeddings")):
             if getattr(self, part) is not None and getattr(self, needed) is None:
                 raise ValueError(f"{part} needs {needed}; give one of each prompt")
+        for part in ("transfer", "learning", "forgetting"):
+            given = getattr(self, part)
+            if not callable(given) and (given is not None or part != "forgetting"):
+                raise TypeError(f"{part} must be a function; got {type(given).__name__}")
         nothing = torch.zeros(prompts, dtype=torch.float64)
         _check_shape("transfer", self.transfer(nothing, self.groups, self.embeddings), prompts)
         _check_shape("learning", self.learning(nothing, nothing), prompts)

@@ -71,6 +71,10 @@ def test_scores_are_what_the_posterior_answers() -> None:
     torch.testing.assert_close(acq.LookIndex(0.0).scores(posterior, 0, 0), now)
     assert torch.equal(acq.LookIndex(12.0, trials=4).scores(posterior, 0, 0), posterior.look_index(4, 12.0))
     assert torch.equal(acq.UpperQuantile(0.6).scores(posterior, 0, 0), posterior.informative_quantile(8, 0.6))
+    longer = acq.LookIndex(12.0, new=40.0).scores(posterior, 0, 0)
+    wanted = torch.where(posterior.unseen, posterior.look_index(8, 40.0), posterior.look_index(8, 12.0))
+    assert torch.equal(longer, wanted) and not torch.equal(longer, posterior.look_index(8, 12.0))
+    assert torch.equal(acq.LookIndex(12.0, new=12.0).scores(posterior, 0, 0), posterior.look_index(8, 12.0))
     # The price is what the last prompt of a greedy batch would bring.
     price = sorted(now.tolist(), reverse=True)[6]
     found, shortlist = acq.KnowledgeGradient(4.0).ranking(posterior, 0, 0, batch=7)

@@ -129,6 +129,11 @@ def test_fit_is_told_of_groups(recorded: Path, families: str, capsys: pytest.Cap
         (("fit", "nowhere.parquet"), "argument HISTORY: there is no file 'nowhere.parquet'"),
         (("fit", "HISTORY", "--fix", "x=1"), "x is no parameter of 'walk'"),
         (("fit", "HISTORY", "--out", "."), "argument --out: '.' is a folder"),
+        (("fit", "HISTORY", "--model", "mopps", "--fix", "a=-2"), "error: a = -2.0 must be above 0"),
+        (("fit", "HISTORY", "--model", "mopps", "--fix", "a=nan"), "error: a must be finite; got nan"),
+        (("fit", "HISTORY", "--model", "mopps", "--fix", "decay=2"), "error: decay = 2.0 must lie in [0, 1]"),
+        (("fit", "HISTORY", "--model", "dps", "--fix", "move=-1"), "error: move = -1.0 must be above 0"),
+        (("fit", "HISTORY", "--model", "redraw", "--fix", "probability=-1"), "probability = -1.0 must lie in [0, 1"),
         (("compare", "nowhere.jsonl"), "argument HISTORY: there is no file"),
     ],
 )
@@ -138,6 +143,72 @@ def test_what_cannot_be_used_is_named(
     assert run(*(each.replace("HISTORY", str(recorded)) for each in arguments)) == 2
     caught = capsys.readouterr()
     assert message in caught.err and caught.out == ""
+
+
+def test_an_output_that_is_an_input_is_refused(
+    recorded: Path, families: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = families.removesuffix(":family")
+    for out, named in ((str(recorded), "HISTORY"), (table, "--groups")):
+        before = Path(out).read_bytes()
+        assert run("fit", str(recorded), "--model", "mopps", "--groups", families, "--out", out) == 2
+        assert f"argument --out: {out!r} is what {named} is read from" in capsys.readouterr().err
+        assert Path(out).read_bytes() == before
+
+
+def test_a_fit_is_written_whole_or_not_at_all(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Path, text: str, **_: object) -> int:
+        with open(self, "w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    out = recorded.parent / "model.json"
+    out.write_text("an earlier fit")
+    monkeypatch.setattr(Path, "write_text", full)
+    assert run("fit", str(recorded), "--model", "mopps", "--method", "map", "--out", str(out)) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert out.read_text() == "an earlier fit" and len(list(out.parent.iterdir())) == 2
+
+
+MOPPS = {"family": "mopps", "fixed": {"decay": 0.5}, "parameters": {"a": {"mean": 1}, "b": {"mean": 1}}}
+SHARES = {"a": {"mean": 1}, "b": {"mean": 1}, "weights": {"mean": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"family": "dps", "parameters": [], "fixed": {}}, "is no fit of one of dps"),
+        ({"family": "dps", "parameters": {"move": 1}, "fixed": {}}, "is no fit of one of dps"),
+        ([], "is no fit of one of dps"),
+        ({**MOPPS, "fixed": {}}, "it lacks decay"),
+        ({**MOPPS, "fixed": {"decay": "x"}}, "model.json': decay must be a prior or numbers; got 'x'"),
+        ({**MOPPS, "fixed": {"decay": 2}}, "model.json': decay = 2.0 must lie in [0, 1]"),
+        ({**MOPPS, "parameters": {"a": {"mean": -1}, "b": {"mean": 1}}}, "model.json': a = -1.0 must be above 0"),
+        ({**MOPPS, "parameters": {"a": {"mean": "x"}, "b": {"mean": 1}}}, "model.json': a must be a prior or numbers"),
+        ({**MOPPS, "parameters": {"a": {"mean": [1]}, "b": {"mean": 1}}}, "model.json': a must have shape (); got [1]"),
+        ({**MOPPS, "family": "inflated", "parameters": SHARES}, "model.json': weights must have shape (3,); got 1"),
+        ({**MOPPS, "family": "inflated", "parameters": SHARES | {"weights": {"mean": [0.9, 0.9, 0]}}}, "model.json': "),
+        ("[" * 100_000, "is no fit of one of dps"),
+        ("not json", "is no fit of one of dps"),
+    ],
+)
+def test_files_that_are_no_model_are_named(
+    text: object, message: str, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded.parent / "model.json"
+    out.write_text(text if isinstance(text, str) else json.dumps(text))
+    assert run("compare", str(recorded), "--models", str(out)) == 2
+    caught = capsys.readouterr()
+    assert message in caught.err and str(out) in caught.err and caught.out == ""
+
+
+def test_models_and_tables_may_begin_with_a_byte_order_mark(recorded: Path, families: str) -> None:
+    out, table = recorded.parent / "model.json", Path(families.removesuffix(":family"))
+    out.write_text(json.dumps(MOPPS), encoding="utf-8-sig")
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    assert run("compare", str(recorded), "--models", f"{out}", "--groups", families, "--replicates", "0") == 0
 
 
 @pytest.mark.parametrize("arguments", [("--models", "nothing"), ("--models", "dps,dps"), ("--replicates", "-1")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ EIGHT = {
     "trend": S(NORMAL, drift=LogitRandomWalk(0.3, 0.05)),
     "redraw": S(dist.Beta(1.0, 1.0), drift=Redraw(0.05)),
     "mixture": S(NORMAL, drift=Mixture(0.5, LogitRandomWalk(0.3))),
+}
+
+
+# Each with what it says of a unit of time, of which four steps' worth passes in the other's one.
+FOUR_TIMES = {
+    "walk": (S(NORMAL, drift=LogitRandomWalk(0.15, 0.02)), S(NORMAL, drift=LogitRandomWalk(0.3, 0.08))),
+    "forgetting": (S(dist.Beta(1.0, 2.0), decay=0.9), S(dist.Beta(1.0, 2.0), decay=0.9**4)),
+    "dps": (bp.SolvingProgress(decay=0.9), bp.SolvingProgress(decay=0.9**4)),
+    "kalman": (LogitGaussian(drift=0.15, trend=0.02), LogitGaussian(drift=0.3, trend=0.08)),
 }
 
 
@@ -288,3 +298,18 @@ def test_one_prompt_has_no_standard_error(tmp_path: Path) -> None:
     history = from_program(EIGHT["beta"], 4, 1, seed=0)
     score = compare(history, {"beta": EIGHT["beta"]}, replicates=2).scores[0]
     assert score.error != score.error
+
+
+@pytest.mark.parametrize("name", FOUR_TIMES)
+def test_models_are_told_how_much_time_a_step_took(name: str) -> None:
+    slow, fast = FOUR_TIMES[name]
+    plain = from_program(EIGHT["walk"], 8, 15, seed=2)
+    history = replace(plain, elapsed=torch.full((8,), 4.0))
+    ours, theirs = predictions.predicted(slow, history)[0], predictions.predicted(fast, plain)[0]
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(ours, predictions.predicted(slow, plain)[0], rtol=1e-4)
+    drawn = predictions.replicate(slow, plain.trials, 5, elapsed=history.elapsed)
+    assert torch.equal(drawn, predictions.replicate(fast, plain.trials, 5, elapsed=torch.ones(8)))
+    (found,) = compare(history, {"it": slow}, replicates=1, seed=5).scores
+    assert found.log_count_evidence == pytest.approx(float(theirs.sum()), rel=1e-9)
+    assert found.checks == statistics.checks(plain.successes, [drawn], plain.trials)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import bayes_prompt as bp
-from bayes_prompt.fitting.evidence import has_filter
+from bayes_prompt.fitting.evidence import has_filter, log_count_evidence
 from bayes_prompt.fitting.families import FAMILIES
 from bayes_prompt.fitting.fit import fit
 from bayes_prompt.fitting.laplace import laplace
@@ -146,3 +147,23 @@ def test_bad_groups_and_families_are_named() -> None:
         fit(history, lambda scale: float(scale), scale=SCALE)
     with pytest.raises(TypeError, match="model is a LogitGaussian"):
         fit(history, "kalman", likelihood="generative")
+
+
+def test_a_fit_is_told_how_much_time_a_step_took() -> None:
+    trials = torch.full((10, 25), 8)
+    plain = History(replicate(bp.SuccessRate(drift=bp.LogitRandomWalk(0.4)), trials, 0), trials)
+    history = replace(plain, elapsed=torch.full((10,), 4.0))
+
+    def walk(unit: float) -> Callable[..., bp.SuccessRate]:
+        return lambda scale: bp.SuccessRate(drift=bp.LogitRandomWalk(unit * scale))
+
+    # The same question, asked of a posterior with central differences and of a filter with gradients.
+    ours = fit(history, walk(0.5), method="map", scale=dist.LogNormal(-1.0, 1.0))
+    theirs = fit(plain, walk(1.0), method="map", scale=dist.LogNormal(-1.0, 1.0))
+    found, wanted = (float(result.parameters["scale"].mean) for result in (ours, theirs))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert ours.log_count_evidence == pytest.approx(theirs.log_count_evidence, rel=1e-6)
+    with pytest.raises(ValueError, match="likelihood must be 'predictive'"):
+        fit(history, walk(0.5), likelihood="generative", scale=dist.LogNormal(-1.0, 1.0))
+    with pytest.raises(ValueError, match=r"history\.elapsed must be None here"):
+        log_count_evidence(bp.SuccessRate(), history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -196,7 +197,9 @@ def test_a_matrix_of_ones_own() -> None:
     assert torch.equal(drift.transition(points, 0.0), torch.eye(3).double())
     matrix.fill_(0.0)
     assert float(drift.transition(points).sum()) == pytest.approx(3.0, abs=1e-14)
-    with pytest.raises(ValueError, match=r"elapsed must be a whole number for a FixedTransition; got 0.5"):
+    with pytest.raises(
+        ValueError, match=r"elapsed must be a whole number below 2\*\*31 for a FixedTransition; got 0.5"
+    ):
         drift.transition(points, 0.5)
     with pytest.raises(ValueError, match=r"matrix must have shape \(K, K\) for a grid of K = 9 points"):
         bp.SuccessRate(drift=drift, grid=9)
@@ -297,6 +300,43 @@ class Wrong(bp.Drift):
 def test_drifts_of_ones_own_are_checked(matrix: torch.Tensor, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         bp.SuccessRate(grid=9, drift=Wrong(matrix))
+
+
+@pytest.mark.parametrize("elapsed", [1e12, 1e100, sys.float_info.max])
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("trend", "repulsion"), [(0.0, 0.0), (0.02, -0.1), (-0.05, 0.05)])
+def test_a_walk_ends_where_detailed_balance_has_it(name: str, trend: float, repulsion: float, elapsed: float) -> None:
+    points = ALL[name]
+    one = walk_by_hand(points, 0.3, trend, repulsion, 1e-6)  # whose neighbours are the generator's, times 1e-6
+    inner = [k for k in range(len(one)) if math.isfinite(float(points.logit[k]))]
+    ratios = [one[a, b] / one[b, a] for a, b in pairwise(inner)]
+    share = np.cumprod([1.0, *ratios])
+    moves = bp.LogitRandomWalk(0.3, trend, repulsion).transition(points, elapsed).numpy()
+    # Jumps of two within 1e-6 change a ratio by less than 1e-5 of itself; ratios multiply along the points.
+    np.testing.assert_allclose(moves[np.ix_(inner, inner)], [share / share.sum()] * len(inner), rtol=1e-5 * len(inner))
+    assert all(moves[k, k] == 1 for k in range(len(one)) if k not in inner)
+    mixed = bp.Mixture(0.5, bp.LogitRandomWalk(0.3, trend, repulsion), thaw=0.1, freeze=0.3).transition(points, elapsed)
+    frozen = mixed.numpy()[:, : len(one)].sum(1)
+    np.testing.assert_allclose(frozen, 0.75, rtol=1e-12)  # they thaw at a third of the rate that they freeze at
+
+
+@pytest.mark.parametrize("elapsed", [50.0, 1e4, 3e6])
+def test_long_walks_are_their_own_square(elapsed: float) -> None:
+    walk = bp.LogitRandomWalk(0.3, 0.02, 0.05)
+    half, whole = walk.transition(UNEVEN, elapsed / 2), walk.transition(UNEVEN, elapsed)
+    assert torch.allclose(half @ half, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("elapsed", [1e12, 1e100, sys.float_info.max])
+def test_posteriors_outlive_any_time(elapsed: float) -> None:
+    for model in (bp.SuccessRate(drift=bp.LogitRandomWalk(0.3)), bp.recipes.best(num_prompts=2, batch_size=1)):
+        posterior = model.posterior(2) if isinstance(model, bp.SuccessRate) else model.posterior
+        posterior.update([0], [8], 8, elapsed)
+        posterior.update([1], [1], 8, 1.0)
+        rate = posterior.success_rate()
+        assert bool(((rate > 0) & (rate < 1)).all()) and math.isfinite(posterior.log_count_evidence)
+    with pytest.raises(ValueError, match=r"elapsed must be a whole number below 2\*\*31"):
+        bp.FixedTransition(torch.eye(UNEVEN.logit.numel())).transition(UNEVEN, elapsed)
 
 
 @pytest.mark.parametrize("elapsed", [1e6, 1e12, 1e15])

@@ -66,7 +66,15 @@ def test_a_warm_start_is_an_observation_that_counts_as_none(name: str) -> None:
         expected = before[row].numpy() * stats.binom.pmf(won, of, rates)
         np.testing.assert_allclose(posterior.belief[row], expected / expected.sum(), rtol=0, atol=EXACT)
     rest = [row for row in range(N) if row not in (3, 5)]
-    assert torch.equal(posterior.belief[rest], before[rest])
+    assert posterior.unseen.nonzero()[:, 0].tolist() == rest
+    if model.sharing is None:
+        assert torch.equal(posterior.belief[rest], before[rest])
+    else:  # a record is a first look, of which others learn as in a step that takes no time
+        stepped = model.posterior(N, dtype=torch.float64)
+        stepped.update([3, 5], [1, 4], 4, elapsed=0.0)
+        stepped.update([3], [2], 4, elapsed=0.0)
+        torch.testing.assert_close(posterior.belief[rest], stepped.belief[rest], rtol=0, atol=EXACT)
+        assert not torch.equal(posterior.belief[rest], before[rest])
     assert (posterior.log_count_evidence, int(posterior.visits.sum()), posterior.step) == (0.0, 0, 0)
     posterior.advance()
     assert posterior.belief.sum(1).numpy() == pytest.approx(np.ones(N), abs=1e-12)
@@ -166,6 +174,13 @@ def test_states_that_cannot_be_are_refused() -> None:
         "slot names a step or a group .*": spoil("slot", lambda x: x[5].fill_(-1)),
         "window must start with a number of steps": spoil("window", lambda x: x[0].fill_(65)),
         "window must start with a number of steps.*": spoil("window", lambda x: x[0].fill_(0.5)),
+        "window has 1.0 steps, 2.0 of them": spoil("window", lambda x: x[2].fill_(2)),
+        "window has 1.0 steps, 1.0 of them of -3.0": spoil("window", lambda x: x[1].fill_(-3)),
+        "propagators of row 0 sums to 7": spoil("propagators", lambda x: x.mul_(7)),
+        "propagators of row 0 sums to 0": spoil("propagators", lambda x: x.zero_()),
+        "propagators of row 18 sums to 2": spoil("propagators", lambda x: x[:, -1].mul_(2)),
+        "unseen_prior of member 0 sums to 0": spoil("unseen_prior", lambda x: x.zero_()),
+        "unseen_prior of member 0 sums to (3|2.99)": spoil("unseen_prior", lambda x: x.mul_(3)),
         "last_observed": spoil("last_observed", lambda x: x[0].fill_(7)),
     }
     for message, state in bad.items():

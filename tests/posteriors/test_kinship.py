@@ -169,7 +169,71 @@ def test_clusters_lie_within_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(bool((each <= group).all()) for each in within)
 
 
-@pytest.mark.parametrize("sample", [40, 1_000])
+def test_many_groups_of_a_large_pool_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, as long as each can have a cluster; the larger ones have more."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", 100)
+    labels = torch.arange(400) % 70
+    labels[:150] = 0
+    embeddings = points(8, 400)
+    kin = Kinship(labels, embeddings, WIDTHS)
+    assert 70 < kin.number <= 100
+    assert kin.ways == ["like", "like", "group", "like in the group", "like in the group"]
+    clusters = [len(kin.cluster[labels == label].unique()) for label in range(70)]
+    assert sum(clusters) == kin.number  # none is of two groups
+    assert clusters[0] > 5 and max(clusters[1:]) <= 2
+    group = kin.likeness(torch.arange(kin.number))[2]
+    own = torch.empty(kin.number, dtype=torch.int64)
+    own[kin.cluster.long()] = labels
+    assert torch.equal(group, (own[:, None] == own).double())
+
+
+def test_more_groups_than_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a cluster; that they are alike is told by the twenty places where they lie."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", 20)
+    labels = torch.arange(90) % 30
+    of = labels % 6  # six clouds, one as far from another as the next, each of five groups
+    embeddings = 100 * torch.eye(6).double()[of] + points(10, 90, 6)
+    kin = Kinship(labels, embeddings, WIDTHS)
+    assert kin.number == 30 and torch.equal(kin.cluster, labels.int())
+    assert kin.ways == ["like", "like", "group"]
+    likeness = kin.likeness(torch.arange(30))
+    assert torch.equal(likeness[2], torch.eye(30).double())
+    assert bool((likeness.diagonal(dim1=1, dim2=2) == 1).all())
+    assert 6 <= len(likeness[0].unique(dim=0)) <= 20
+    same = (torch.arange(30) % 6)[:, None] == torch.arange(30) % 6
+    assert bool((likeness[:2][:, same] == 1).all()) and float(likeness[:2][:, ~same].max()) < 0.5
+
+
+@pytest.mark.parametrize("most", [2_048, 100, 20])
+@pytest.mark.parametrize("groups", [1, 3, 30])
+def test_masses_are_added_up_before_they_are_spread(monkeypatch: pytest.MonkeyPatch, most: int, groups: int) -> None:
+    """Many first looks at few clusters, some of them the same: never are more held than there is room for."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", most)
+    monkeypatch.setattr(kinship, "_SEEN", 7)
+    kin = Kinship(torch.arange(150) % groups, points(11, 150), WIDTHS)
+    seen = torch.randint(kin.number, (500,), generator=torch.Generator().manual_seed(0))
+    met = points(12, 500, 3).abs()
+    wanted = kin.likeness(seen) @ met
+    held, likeness = [], kin.likeness
+    monkeypatch.setattr(kin, "likeness", lambda rows: held.append(len(rows)) or likeness(rows))
+    # Sums of up to 500 numbers of up to 4: 500 * 4 * 500 * 2**-53.
+    torch.testing.assert_close(kin.spread(seen, met), wanted, rtol=0, atol=1e-10)
+    assert max(held, default=0) <= 7 and (bool(held) or groups > most)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_clusters_are_found_wherever_they_lie(monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
+    """Two steps of k-means leave hardly more within clusters than the pairs that lie nearest."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", 64)
+    embeddings = (points(13, 8)[:, None] * 100 + points(14, 8)[None]).repeat(1, 25, 1).reshape(-1, 4)  # 64 points
+    embeddings = embeddings + 1e-3 * points(15, len(embeddings)) + offset
+    cluster, centres = kinship._clusters(embeddings, torch.zeros(len(embeddings), dtype=torch.int64))
+    within = float((embeddings - centres[cluster]).square().sum(1).mean())
+    around = float((embeddings - embeddings.mean(0)).square().sum(1).mean())
+    assert within < 1e-3 * around  # the eight clouds are told apart, of which each is 1e-4 of the whole
+
+
+@pytest.mark.parametrize("sample", [2, 1_000])
 def test_copies_make_fewer_clusters_and_no_noise(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
     monkeypatch.setattr(kinship, "MOST_CLUSTERS", 30)
     monkeypatch.setattr(kinship, "_SAMPLE", sample)

@@ -62,6 +62,8 @@ def test_answers_are_those_of_any_posterior(name: str, dtype: torch.dtype) -> No
         for horizon in (0.0, 16.0):
             found, expected = posterior.look_index(trials, horizon), Posterior.look_index(posterior, trials, horizon)
             close(found, expected, bound(dtype, horizon))
+        found = posterior.look_index(trials, 4.0, new=32.0)
+        close(found, Posterior.look_index(posterior, trials, 4.0, new=32.0), bound(dtype, 32.0))
         for threshold in (-1.0, 0.0, 0.3, 0.7, 0.95, 1.0, 1.5):
             found, expected = posterior.look_gain(trials, threshold), Posterior.look_gain(posterior, trials, threshold)
             close(found, expected, 2 * bound(dtype, 0.0))  # the difference of two of them

@@ -254,6 +254,20 @@ def test_what_tells_prompts_apart_is_found(told_by: str) -> None:
         assert wrong < 0.1
 
 
+def test_labels_of_a_large_pool_are_not_dropped_for_embeddings() -> None:
+    """70 labels, of which every other one is never solved, and embeddings that tell nothing."""
+    rows = 2_100
+    groups = np.arange(rows) % 70
+    embeddings = np.random.default_rng(3).normal(size=(rows, 4))
+    model = bp.SuccessRate(PRIOR, grid=9, sharing=bp.EmpiricalBayes())
+    posterior = model.posterior(rows, dtype=torch.float64, groups=groups, embeddings=embeddings)
+    for index in np.split(np.arange(1_050), 10):
+        posterior.update(index, 4 * (groups[index] % 2), 8)
+    rate, rest = posterior.success_rate().numpy()[1_050:], groups[1_050:]
+    # 15 first looks at each, beside a prior that weighs as much as 3 to 30 of the pool's.
+    assert rate[rest % 2 == 1].mean() > 0.35 and rate[rest % 2 == 0].mean() < 0.1
+
+
 def test_it_is_changed_in_place() -> None:
     """A checkpoint copies what was loaded into the tensors of the state: they stay the same ones."""
     kin = Kinship(torch.tensor([0, 1]), None, (0.1,))

@@ -123,6 +123,25 @@ def test_what_cannot_be_used_is_named(
     assert printed.out == "" and "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize("which", ["history", "texts", "groups"])
+def test_an_output_that_is_an_input_is_refused(
+    history: Path, tmp_path: Path, which: str, link: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"history": history, "texts": tmp_path / "texts.jsonl", "groups": tmp_path / "groups.jsonl"}
+    for name in ("texts", "groups"):
+        files[name].write_text("".join(json.dumps({"prompt_id": each, "text": each}) + "\n" for each in NAMES))
+    out, before = files[which], files[which].read_bytes()
+    if link is not None:
+        out = tmp_path / "other"
+        link(out, files[which])
+    options = ["--texts", files["texts"], "--groups", f"{files['groups']}:text", "--methods", "uniform"]
+    assert replay(history, *options, "--json", out) == 2
+    named = {"history": "HISTORY", "texts": "--texts", "groups": "--groups"}[which]
+    assert f"argument --json: {str(out)!r} is what {named} is read from" in capsys.readouterr().err
+    assert files[which].read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

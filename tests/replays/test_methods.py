@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bayes_prompt as bp
-from bayes_prompt.replays.methods import factories, known
+from bayes_prompt.replays.methods import factories, known, split
 
 
 def test_every_recipe_is_known() -> None:
@@ -37,6 +37,18 @@ def test_values_are_numbers_flags_or_strings(monkeypatch: pytest.MonkeyPatch) ->
     factories([text], {"groups": [1], "texts": ["x"]})[text](num_prompts=1, batch_size=1, seed=0)
     # It takes groups, and has no use for texts.
     assert noted == [{"groups": [1], "a": 1, "b": 0.5, "c": True, "d": None, "e": "word", "f": "1"}]
+
+
+def test_marks_within_brackets_are_of_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a:b=[1, 2]:c={'d': (3, 4)}, e ,f:g=]:h=1,"
+    assert split(text, ",") == ["a:b=[1, 2]:c={'d': (3, 4)}", "e", "f:g=]:h=1", ""]
+    noted: list[Any] = []
+    monkeypatch.setattr(
+        bp.recipes, "some", lambda num_prompts, batch_size, seed, **options: noted.append(options), raising=False
+    )
+    (name, *_) = split(text.replace("a:", "some:"), ",")
+    factories([name], {})[name](num_prompts=1, batch_size=1, seed=0)
+    assert noted == [{"b": [1, 2], "c": {"d": (3, 4)}}]
 
 
 def test_functions_by_name() -> None:

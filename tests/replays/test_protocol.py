@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +127,7 @@ def test_the_order_of_methods_and_seeds_changes_no_figure() -> None:
 
 def test_where_prompts_count_their_own_visits_nine_in_ten_decide() -> None:
     visits = torch.tensor([3, 5, *[6] * 16, 8, 9])  # nine in ten have six or more
-    history = history_of(G * (torch.arange(10)[:, None] < visits).long())
+    history = replace(history_of(G * (torch.arange(10)[:, None] < visits).long()), clock="visit")
     found = replay(history, "uniform", seeds=1)
     assert (found.visits, found.num_prompts, found.batch_size) == (6, 18, 2)
     assert replay(history, "uniform", seeds=1, visits=5).num_prompts == 19
@@ -136,10 +138,10 @@ def test_where_prompts_count_their_own_visits_nine_in_ten_decide() -> None:
 
 def test_visits_may_be_numbered_from_one() -> None:
     visits = torch.tensor([3, 5, *[6] * 16, 8, 9])
-    history = history_of(G * (torch.arange(10)[:, None] < visits).long())
+    history = replace(history_of(G * (torch.arange(10)[:, None] < visits).long()), clock="visit")
     assert history.successes is not None
     blank = torch.zeros(1, 20, dtype=torch.int64)
-    later = History(torch.cat([blank, history.successes]), torch.cat([blank, history.trials]))
+    later = History(torch.cat([blank, history.successes]), torch.cat([blank, history.trials]), clock="visit")
     changes: tuple[dict[str, Any], ...] = ({}, {"visits": 5}, {"min_visits": 8}, {"visits": 9, "min_visits": 4})
     for change in changes:
         ours, theirs = (replay(each, "dps", seeds=1, first_visit=0, **change) for each in (later, history))
@@ -152,6 +154,56 @@ def test_visits_may_be_numbered_from_one() -> None:
         replay(history, "dps", seeds=1, visits=10, min_visits=1),
     )
     assert whole[0]["dps"].runs[0].ratio == whole[1]["dps"].runs[0].ratio
+
+
+def test_steps_of_training_are_all_replayed_though_prompts_were_left_out_later_on() -> None:
+    trials = torch.full((12, 20), G)
+    trials[4:, 10:] = 0  # half of the pool was filtered out
+    steps = history_of(trials)
+    found = replay(steps, "uniform", batch_size=2, seeds=1)
+    assert (found.visits, found.num_prompts) == (12, 20)
+    visits = replay(replace(steps, clock="visit"), "uniform", batch_size=2, seeds=1)
+    assert (visits.visits, visits.num_prompts) == (4, 20)
+
+
+def test_the_time_that_steps_took_is_handed_on() -> None:
+    trials = torch.full((7, 10), G)
+    trials[[0, 3]] = 0  # these are left out, with their times
+    times = torch.tensor([9.0, 0.5, 0.0, 9.0, 1.0, 2.0, 0.25], dtype=torch.float64)
+    heard: list[float] = []
+
+    class Spy(PromptSelector):
+        def update(self, *rest: Any, **counts: Any) -> None:
+            heard.append(counts["elapsed"])
+            super().update(*rest, **counts)
+
+    def spy(num_prompts: int, batch_size: int, seed: int) -> PromptSelector:
+        plain = bp.recipes.kgps(num_prompts=num_prompts, batch_size=batch_size, seed=seed)
+        return Spy(plain.posterior, plain.acquisition, batch_size, seed)
+
+    history = history_of(trials)
+    replay(replace(history, elapsed=times), {"it": spy}, batch_size=2, seeds=1)
+    replay(replace(history, elapsed=times), {"it": spy}, batch_size=2, seeds=1, visits=2)
+    replay(history, {"it": spy}, batch_size=2, seeds=1, visits=2)
+    assert heard == [0.5, 0.0, 1.0, 2.0, 0.25, 0.5, 0.0, 1.0, 1.0]
+
+
+def test_a_replay_that_leaves_no_choice_warns_once() -> None:
+    trials = torch.zeros(8, 30, dtype=torch.int64)
+    for step in range(8):
+        trials[step, (torch.arange(6) * 5 + step) % 30] = G  # six of thirty, as a method recorded them
+    with pytest.warns(UserWarning, match="at 100% of the visits a pick of 6 takes all, or nearly all") as told:
+        found = replay(history_of(trials), ["uniform", "dps"], batch_size=6, seeds=2)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert found["uniform"].ratio == found["dps"].ratio
+    trials[:3] = G
+    with pytest.warns(UserWarning, match="at 62% of the visits"):
+        replay(history_of(trials), "uniform", batch_size=6, seeds=1)
+    trials[:4] = G
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replay(history_of(trials), "uniform", batch_size=6, seeds=1)  # half of them only
+        replay(history_of(trials), "uniform", batch_size=5, seeds=1)  # a sixth of what was recorded is left out
 
 
 def test_prompts_without_a_record_in_the_visits_that_are_replayed_are_not_kept() -> None:

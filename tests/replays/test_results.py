@@ -70,6 +70,14 @@ def test_json_there_and_back(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"format must be 'bayes-prompt replay 1'; got .*1"):
             ReplayResults.load(tmp_path / "w.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "w.json"]
+    (run, *_), more = dps["runs"], {"other": 1}
+    lacking = [{key: value for key, value in data.items() if key != left_out} for left_out in ("methods", "visits")]
+    lacking += [{**data, "methods": methods} for methods in (3, [3], [{"name": "a"}], [{"name": "a", "runs": [more]}])]
+    lacking += [{**data, "methods": [{"name": "a", "runs": [{**run, **more}]}]}]
+    for wrong in lacking:
+        (tmp_path / "w.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="the results lack something, or have too much"):
+            ReplayResults.load(tmp_path / "w.json")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
