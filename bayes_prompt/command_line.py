@@ -130,7 +130,10 @@ def column_of(file: str, name: str, history: History, argument: str) -> list[Any
     for each in wanted:
         if each not in there:
             raise ValueError(f"argument {argument}: {file!r} needs a column {each!r}; it has {', '.join(there)}")
-    values = dict(zip(*columns, strict=True))
+    try:
+        values = dict(zip(*columns, strict=True))
+    except TypeError as error:
+        raise ValueError(f"argument {argument}: prompt_id of {file!r}: {error}") from error
     prompts = range(history.num_prompts) if history.ids is None else history.ids
     for prompt in prompts:
         if values.get(prompt) is None:

@@ -63,9 +63,11 @@ def times_of(name: str, step: Tensor, elapsed: np.ndarray, trials: Tensor) -> Te
     if elapsed.dtype.kind not in "iuf":
         raise TypeError(f"elapsed must hold numbers; got {elapsed.dtype}")
     times, found = torch.from_numpy(elapsed.astype(np.float64)), torch.ones(len(trials), dtype=torch.float64)
+    for row in times.isnan().nonzero()[:1, 0].tolist():
+        raise ValueError(f"elapsed[{row}] = nan must be finite and at least 0")
     found[step] = times
     other = (found[step] != times).nonzero()[:, 0].tolist()
-    if other and not bool(times[other[0]].isnan()):
+    if other:
         row = other[0]
         raise ValueError(
             f"elapsed[{row}] = {float(times[row])} must be that of all records of {name} {int(step[row])}; "

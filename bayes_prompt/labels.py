@@ -31,8 +31,10 @@ def codes(labels: Labels, num_prompts: int, name: str = "groups") -> list[int]:
         raise ValueError(f"{name} must have {num_prompts} entries, one for each prompt; got {len(listed)}")
     known: dict[Hashable, int] = {}
     for row, label in enumerate(listed):
-        if not isinstance(label, Hashable):
-            raise TypeError(f"{name}[{row}] must be a label; got {type(label).__name__}")
+        try:
+            hash(label)
+        except TypeError as error:
+            raise TypeError(f"{name}[{row}] must be a label; got {type(label).__name__}: {error}") from error
         if label != label:
             raise ValueError(f"{name}[{row}] = {label} must be a label, which nan is not")
         known.setdefault(label, len(known))

@@ -114,7 +114,7 @@ class Picking:
         told: dict[str, Any] = {}
         if isinstance(self.acquisition, OfBatch):
             size = max(size, batch.begun + wanted)
-            told = {"allowed": allowed, "begun": batch.begun, "number": batch.number}
+            told = {"allowed": allowed, "mates": batch.rows[len(batch.rows) - batch.begun :], "number": batch.number}
         scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self.step, size, **told)
         num_prompts, device = self.posterior.num_prompts, self.posterior.device
         if scores.shape != (num_prompts,) or scores.device != device:

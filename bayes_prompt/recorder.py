@@ -92,7 +92,7 @@ class Recorder:
                 self._starts, end, unfinished = _scan(scratch, self._prompts, self.path)
         self._open_step: int | None = None  # the one that `record` may add to
         self._open_elapsed = 1.0  # its
-        self._file: BinaryIO | None = open(self.lines, "ab", buffering=0)  # noqa: SIM115 - it stays open until close
+        self._file: BinaryIO | None = open(self.lines, "a+b", buffering=0)  # noqa: SIM115 - it stays open until close
         self._file.truncate(end)
         if unfinished:
             self._write(b"\n")
@@ -144,7 +144,7 @@ class Recorder:
                 )
             if step == self._open_step and elapsed != self._open_elapsed:
                 raise ValueError(f"elapsed = {elapsed} must be {self._open_elapsed}, as before for step {step}")
-            with self._kept_if_refused(step):
+            with self._kept_if_refused(None if step == self._open_step else step):
                 if step != self._open_step:
                     self.rewind(step)
                 self._append(step, names, solved.tolist(), of.tolist(), elapsed)
@@ -214,19 +214,22 @@ class Recorder:
                 advance(elapsed)
 
     @contextmanager
-    def _kept_if_refused(self, step: int) -> Iterator[None]:
-        """Where the block fails, what was recorded of this step and of later ones is there again."""
+    def _kept_if_refused(self, step: int | None) -> Iterator[None]:
+        """Where the block fails, what was recorded of this step and of later ones is there again; None: of none."""
         file, starts, open_step = self._opened(), dict(self._starts), self._open_step
         end = os.fstat(file.fileno()).st_size
-        begin = min((start for each, start in starts.items() if each >= step), default=end)
-        with open(self.lines, "rb") as lines:
-            lines.seek(begin)
-            later = lines.read()
+        dropped = {each: start for each, start in starts.items() if step is not None and each >= step}
+        begin = min(dropped.values(), default=end)
+        file.seek(begin)
+        later = file.read()
         try:
             yield
         except BaseException:
             file.truncate(begin)
-            self._write(later)
+            self._starts = {each: start for each, start in starts.items() if each not in dropped}
+            self._open_step = None if dropped else open_step
+            if later:
+                self._write(later)
             self._starts, self._open_step = starts, open_step
             raise
 

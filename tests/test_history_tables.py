@@ -29,6 +29,7 @@ def test_times_of_steps_are_read_and_must_agree(tmp_path: Path) -> None:
         ([2.0, 3.0, 1.0], r"elapsed\[0\] = 2.0 must be that of all records of step 0; another has 3.0"),
         ([1.0, 1.0, -1.0], r"elapsed\[2\] = -1.0 must be finite and at least 0"),
         ([1.0, 1.0, np.nan], r"elapsed\[2\] = nan must be finite and at least 0"),
+        ([np.nan, 2.0, 1.0], r"elapsed\[0\] = nan must be finite and at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             History.read(write(tmp_path / "f.parquet", {**columns, "elapsed": wrong}))

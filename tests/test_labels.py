@@ -34,6 +34,7 @@ def test_arrays_are_read_as_lists_are() -> None:
         ("ab", TypeError, "kinds must be a sequence of labels; got str"),
         ({"a", "b"}, TypeError, "kinds must be a sequence of labels; got set"),
         (["a", ["b"]], TypeError, r"kinds\[1\] must be a label; got list"),
+        (["a", (1, [2])], TypeError, r"kinds\[1\] must be a label; got tuple"),
     ],
 )
 def test_what_is_no_label_is_named(labels: Any, error: type[Exception], message: str) -> None:

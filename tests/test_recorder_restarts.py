@@ -95,3 +95,35 @@ def test_a_record_that_cannot_be_written_keeps_what_it_would_replace(tmp_path: P
         assert recorder.path.read_bytes() == before and recorder.last_step == 2
         recorder.record(1, [2], [2], 2)
         assert recorder.last_step == 1 and recorder.path.read_bytes().count(b"\n") == 2
+
+
+def test_a_record_that_cannot_be_written_takes_nothing_of_its_step_away(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "h.jsonl") as recorder:
+        recorder.record(1, [1, 2], [1, 0], 2)
+        before, file = recorder.path.read_bytes(), recorder._opened()
+
+        class Full:
+            def write(self, data: memoryview) -> int:
+                raise OSError(28, "No space left on device")
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(file, name)
+
+        recorder._file = Full()  # type: ignore[assignment]
+        with pytest.raises(OSError, match="No space left"):
+            recorder.record(1, [3], [2], 2)
+        assert recorder.path.read_bytes() == before
+        recorder._file = file
+        recorder.record(1, [3], [2], 2)
+        assert recorder.path.read_bytes().startswith(before) and recorder.path.read_bytes().count(b"\n") == 3
+
+
+def test_a_trainer_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    selector = bp.recipes.dps(num_prompts=N, batch_size=B)
+    with Recorder("h.jsonl", selector):
+        selector.update([1], successes=[1], trials=4)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        selector.update([2], successes=[1], trials=4)
+    assert (tmp_path / "h.jsonl").read_bytes().count(b"\n") == 2

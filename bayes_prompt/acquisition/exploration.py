@@ -30,13 +30,13 @@ class OfBatch(Acquisition):
         step: int,
         batch: int,
         allowed: Tensor | None = None,
-        begun: int = 0,
+        mates: Tensor | None = None,
         number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) for a batch of `batch` prompts, which may be picked in parts: the best of the whole come first.
 
-        allowed: (N,) bool, who may be picked; None for all. begun: how many of this batch were picked before. number:
-        of the batches begun before this one.
+        allowed: (N,) bool, who may be picked; None for all. mates: (M,) int64, who of this batch was picked before.
+        number: of the batches begun before this one.
         """
 
 
@@ -97,13 +97,13 @@ class Survey(OfBatch):
         step: int,
         batch: int,
         allowed: Tensor | None = None,
-        begun: int = 0,
+        mates: Tensor | None = None,
         number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,): as many new prompts as have a place left lie above all others. See `OfBatch`."""
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, begun, number)
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, mates, number)
         share = min(1.0, self.batches - max(number, posterior.step))
-        places = round(share * batch) - begun  # the first of a batch are those
+        places = round(share * batch) - _count(mates)  # the first of a batch are those
         if places <= 0:
             return scores, shortlist
         new = posterior.unseen if allowed is None else posterior.unseen & allowed
@@ -137,14 +137,16 @@ class KnowledgeGradient(OfBatch):
         step: int,
         batch: int,
         allowed: Tensor | None = None,
-        begun: int = 0,
+        mates: Tensor | None = None,
         number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) at the price of the last place among those who may be picked. See `OfBatch`."""
         trials = _coming(self.trials, posterior)
         now = posterior.informative_probability(trials)
+        if allowed is not None and mates is not None:  # whose places are among those that the price is of
+            allowed = allowed.index_fill(0, mates.to(allowed.device), True)
         free = now if allowed is None else now[allowed]
-        places = min(max(1, batch - begun), len(free))
+        places = min(batch, len(free))
         price = float(free.topk(places).values[-1]) if places else 0.0
         return now + self.horizon * posterior.look_gain(trials, price), None
 
@@ -223,12 +225,14 @@ class RevisitFloor(OfBatch):
         step: int,
         batch: int,
         allowed: Tensor | None = None,
-        begun: int = 0,
+        mates: Tensor | None = None,
         number: int = 0,
     ) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,): those that are due lie above all others, longest absent first. See `OfBatch`."""
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, begun, number)
-        places = max(1, round(self.share * batch)) - begun if self.share else 0  # the first of a batch are those
+        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, mates, number)
+        places = (
+            max(1, round(self.share * batch)) - _count(mates) if self.share else 0
+        )  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
         overdue = absent >= self.absence if allowed is None else (absent >= self.absence) & allowed
         if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
@@ -242,6 +246,10 @@ class RevisitFloor(OfBatch):
         top = scores.amax() + 1
         scores[rows] = top + torch.arange(len(rows), 0, -1, dtype=scores.dtype, device=scores.device)
         return scores, None
+
+
+def _count(mates: Tensor | None) -> int:
+    return 0 if mates is None else len(mates)
 
 
 def _coming(trials: int | None, posterior: Posterior) -> int:

@@ -287,7 +287,7 @@ class Posterior(metaclass=_Outlasting):
 
     @property
     def unseen(self) -> Tensor:
-        """Prompts of which there is no record, (N,) bool."""
+        """Prompts that were not observed since training began, (N,) bool; on a grid, not before it either."""
         return self.visits == 0
 
     @property

@@ -118,7 +118,7 @@ def _clusters(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         return torch.arange(count, device=device), embeddings.detach().double()
     rows, cell = embeddings.detach().cpu(), groups.cpu().unique(return_inverse=True)[1]
     # In two steps: so a prompt is compared with twice the root of MOST_CLUSTERS centres, not with all.
-    for most in (int(cell.max()) + 1 + math.isqrt(MOST_CLUSTERS), MOST_CLUSTERS):
+    for most in (min(int(cell.max()) + 1 + math.isqrt(MOST_CLUSTERS), MOST_CLUSTERS), MOST_CLUSTERS):
         cell = _divided(rows, cell, most)
     sizes, sums = cell.bincount(), torch.zeros(int(cell.max()) + 1, rows.shape[1], dtype=torch.float64)
     for start in range(0, count, _CHUNK):

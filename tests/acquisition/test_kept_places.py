@@ -247,11 +247,21 @@ def test_the_price_is_that_of_a_whole_batch_in_parts() -> None:
     price = float(made.posterior.informative_probability(8).sort(descending=True).values[9])
     gone = made.posterior.informative_probability(8).topk(4).indices
     allowed = torch.ones(30, dtype=torch.bool).index_fill(0, gone, False)
-    scores, _ = made.acquisition.ranking(made.posterior, 0, 0, 10, allowed=allowed, begun=4)  # type: ignore[call-arg]
+    scores, _ = made.acquisition.ranking(made.posterior, 0, 0, 10, allowed=allowed, mates=gone)  # type: ignore[call-arg]
     wanted = made.posterior.informative_probability(8) + 10.0 * made.posterior.look_gain(8, price)
     assert torch.equal(scores, wanted)
     nobody, _ = made.acquisition.ranking(made.posterior, 0, 0, 10, allowed=torch.zeros(30).bool())  # type: ignore[call-arg]
     assert bool(nobody.isfinite().all())
+
+
+@pytest.mark.parametrize("part", [20, 5, 1])
+def test_a_gradient_in_parts_is_that_of_one_pick(part: int) -> None:
+    """Those that come out mixed, and those of which nothing is known; at another price, others would be among them."""
+    whole, parts = gradient_of(range(30)), gradient_of(range(30))
+    for made in (whole, parts):
+        made.batch_size = 20
+    rows = [row for _ in range(20 // part) for row in parts.select(batch_size=part).tolist()]
+    assert sorted(rows) == sorted(whole.select().tolist())
 
 
 @pytest.mark.parametrize("keeps", [Survey(InformativeProbability()), RevisitFloor(InformativeProbability())])

@@ -204,6 +204,17 @@ def test_more_groups_than_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bool((likeness[:2][:, same] == 1).all()) and float(likeness[:2][:, ~same].max()) < 0.5
 
 
+def test_a_large_group_among_nearly_as_many_groups_as_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is divided as far as there are clusters left, and no further."""
+    monkeypatch.setattr(kinship, "MOST_CLUSTERS", 40)
+    for number in (38, 42):
+        labels = torch.cat([torch.arange(number), torch.zeros(100, dtype=torch.int64)])
+        kin = Kinship(labels, points(13, len(labels)), WIDTHS)
+        assert number <= kin.number <= max(40, number)
+        seen, met = kin.cluster.long(), points(14, len(labels), 3).abs()
+        torch.testing.assert_close(kin.spread(seen, met), kin.likeness(seen) @ met, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("most", [2_048, 100, 20])
 @pytest.mark.parametrize("groups", [1, 3, 30])
 def test_masses_are_added_up_before_they_are_spread(monkeypatch: pytest.MonkeyPatch, most: int, groups: int) -> None:
