@@ -230,9 +230,8 @@ class RevisitFloor(OfBatch):
     ) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,): those that are due lie above all others, longest absent first. See `OfBatch`."""
         scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, mates, number)
-        places = (
-            max(1, round(self.share * batch)) - _count(mates) if self.share else 0
-        )  # the first of a batch are those
+        kept = max(1, round(self.share * batch)) if self.share else 0
+        places = kept - _count(mates)  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
         overdue = absent >= self.absence if allowed is None else (absent >= self.absence) & allowed
         if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
