@@ -25,7 +25,7 @@ from bayes_prompt.posteriors.state import PENDING, check_state
 from bayes_prompt.transfer import sent
 
 DEFAULT_GROUP_SIZE = 8  # assumed until the first observation says otherwise
-STATE_VERSION = 4
+STATE_VERSION = 5
 _CHUNK = 1 << 14
 
 
