@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -47,6 +47,22 @@ def test_the_time_that_a_step_took_is_recorded_where_it_is_not_one(tmp_path: Pat
         assert found is not None and found.tolist() == [*times, 0.5]
 
 
+class Full:
+    """A file on a disk that has room for so many bytes at each of the next calls, with 0 none; and then room again."""
+
+    def __init__(self, file: BinaryIO, *room: int) -> None:
+        self._file, self._room = file, [*room]
+
+    def write(self, data: memoryview) -> int:
+        left = self._room.pop(0) if self._room else len(data)
+        if not left:
+            raise OSError(28, "No space left on device")
+        return self._file.write(data[:left])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 @pytest.mark.parametrize("begin", [0, 2])
 def test_a_refused_first_step_after_a_restart_keeps_what_an_earlier_run_wrote(tmp_path: Path, begin: int) -> None:
     def chooser() -> bp.PromptSelector:
@@ -74,22 +90,9 @@ def test_a_record_that_cannot_be_written_keeps_what_it_would_replace(tmp_path: P
             recorder.record(step, [1], [1], 2)
     before = recorder.path.read_bytes()
     with Recorder(tmp_path / "h.jsonl", resume=True) as recorder:
-        file, budget = recorder._opened(), [10, 0]
+        file = recorder._opened()
 
-        class FullForOnce:
-            """Ten bytes, no more, and then there is room again."""
-
-            def write(self, data: memoryview) -> int:
-                if not budget:
-                    return file.write(data)
-                if left := budget.pop(0):
-                    return file.write(data[:left])
-                raise OSError(28, "No space left on device")
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(file, name)
-
-        recorder._file = FullForOnce()  # type: ignore[assignment]
+        recorder._file = Full(file, 10, 0)  # type: ignore[assignment]
         with pytest.raises(OSError, match="No space left"):
             recorder.record(1, [2], [2], 2)
         assert recorder.path.read_bytes() == before and recorder.last_step == 2
@@ -102,14 +105,7 @@ def test_a_record_that_cannot_be_written_takes_nothing_of_its_step_away(tmp_path
         recorder.record(1, [1, 2], [1, 0], 2)
         before, file = recorder.path.read_bytes(), recorder._opened()
 
-        class Full:
-            def write(self, data: memoryview) -> int:
-                raise OSError(28, "No space left on device")
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(file, name)
-
-        recorder._file = Full()  # type: ignore[assignment]
+        recorder._file = Full(file, 0)  # type: ignore[assignment]
         with pytest.raises(OSError, match="No space left"):
             recorder.record(1, [3], [2], 2)
         assert recorder.path.read_bytes() == before
