@@ -105,8 +105,10 @@ def read_history(path: str) -> History:
         raise ValueError(f"argument HISTORY: {error}") from error
 
 
-def column_of(file: str, name: str, history: History, argument: str) -> list[Any]:
+def column_of(file: str, name: str, history: History, argument: str, gaps: bool = False) -> list[Any]:
     """A column of a table of prompts, .parquet or .jsonl with a column prompt_id, in the order of the history's rows.
+
+    gaps: whether a prompt may have no entry there, for which None stands.
 
     Raises ValueError, which names the argument, where the file cannot be read or lacks a prompt.
     """
@@ -123,8 +125,9 @@ def column_of(file: str, name: str, history: History, argument: str) -> list[Any
             records = [
                 json.loads(line) for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()
             ]
-            there = sorted(set.intersection(*(set(record) for record in records))) if records else []
-            columns = [[record[each] for record in records] for each in wanted if each in there]
+            gather = set.union if gaps else set.intersection
+            there = sorted(gather(*(set(record) for record in records))) if records else []
+            columns = [[record.get(each) for record in records] for each in wanted if each in there]
     except (OSError, ValueError, TypeError, ImportError, RecursionError) as error:
         raise ValueError(f"argument {argument}: {error}") from error
     for each in wanted:
@@ -136,9 +139,9 @@ def column_of(file: str, name: str, history: History, argument: str) -> list[Any
         raise ValueError(f"argument {argument}: prompt_id of {file!r}: {error}") from error
     prompts = range(history.num_prompts) if history.ids is None else history.ids
     for prompt in prompts:
-        if values.get(prompt) is None:
+        if values.get(prompt) is None and not gaps:
             raise ValueError(f"argument {argument}: {file!r} has no {name} of the prompt {prompt!r}")
-    return [values[prompt] for prompt in prompts]
+    return [values.get(prompt) for prompt in prompts]
 
 
 def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None:

@@ -1,7 +1,9 @@
 """Published ways of choosing prompts, by name. Each gives a `PromptSelector` that is ready for a trainer.
 
-Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `first_prompt` (of the posterior) and
-`success_threshold`, `on_shortage`, `allow_in_flight` and `ids` (of the selector).
+Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `first_prompt` (of the posterior),
+`success_threshold`, `on_shortage`, `allow_in_flight` and `ids` (of the selector), and `prior_rates`: N success rates of
+another model, or of this one before training, in [0, 1], with None or NaN for those that are not known. They shape the
+belief as five rollouts of each prompt would.
 """
 
 from __future__ import annotations
@@ -53,12 +55,17 @@ class PosteriorOptions(TypedDict, total=False):
 
 
 class Options(PosteriorOptions, total=False):
-    """That, and what every recipe hands on to its selector; ids has N entries."""
+    """That, what every recipe hands on to its selector, and what is known beforehand; ids and prior_rates have N."""
 
     success_threshold: float
     on_shortage: str | None
     allow_in_flight: bool
     ids: Sequence[Hashable] | None
+    prior_rates: Sequence[float | None] | Tensor | np.ndarray | None
+
+
+PRIOR_TRIALS = 5
+"""Rollouts that a known rate counts as, of however many it comes: of another model it says no more (docs/recipe.md)."""
 
 
 def uniform(*, num_prompts: int, batch_size: int, seed: int = 0, **options: Unpack[Options]) -> PromptSelector:
@@ -277,6 +284,11 @@ def _selector(
         accepted = ", ".join(sorted(Options.__optional_keys__))
         raise TypeError(f"recipes have no option {unknown[0]!r}; beside their own arguments they take {accepted}")
     given: dict[str, Any] = dict(options)
+    rates = given.pop("prior_rates", None)
     more |= {name: given.pop(name) for name in PosteriorOptions.__optional_keys__ & options.keys()}
     posterior = model.posterior(num_prompts, **more)
+    if rates is not None:
+        told = posterior_checks.rates("prior_rates", rates, num_prompts)
+        known = told.isfinite().nonzero()[:, 0]
+        posterior.warm_start(known, (told[known] * PRIOR_TRIALS).round().long(), PRIOR_TRIALS)
     return PromptSelector(posterior, acquisition, batch_size, seed, **given)

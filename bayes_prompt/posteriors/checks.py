@@ -298,3 +298,24 @@ def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None =
             value = float(tensor[start + row, column])
             raise ValueError(f"{name}[{start + row}, {column}] = {value} must be finite")
     return tensor
+
+
+def rates(name: str, values: Sequence[float | None] | Tensor | np.ndarray, size: int) -> Tensor:
+    """Success rates (N,) float64 on the host, NaN where there is none; Nones of a sequence are such."""
+    if isinstance(values, Tensor):
+        found = values.detach().cpu()
+    else:
+        try:
+            found = torch.from_numpy(np.array([np.nan if value is None else value for value in values]))
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be numbers, or None where there is none; got {values!r:.60}") from None
+    if found.dtype == torch.bool or found.is_complex():
+        raise TypeError(f"{name} must be numbers, or None where there is none; got {found.dtype}")
+    if found.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), one for each prompt; got {tuple(found.shape)}")
+    found = found.double()
+    outside = ((found < 0) | (found > 1)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(f"{name} must lie in [0, 1]; got {float(found[row])} at {row}")
+    return found

@@ -65,6 +65,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[FILE:]COLUMN",
         help="labels of the prompts, such as their data set: a column of the file of --texts, or of another one",
     )
+    add(
+        "--prior-rates",
+        metavar="[FILE:]COLUMN",
+        help="success rates in [0, 1] that were known before training, of another model, say; null for none",
+    )
     add("--json", metavar="OUT", help='write the results there as JSON; "-": to stdout, and nothing else')
     add("--plots", metavar="DIR", help="folder for ratio_by_visit.png and reliability.png")
     add("--quiet", action="store_true", help="no progress bars")
@@ -80,8 +85,9 @@ def act(options: argparse.Namespace) -> int:
 
             writable_folder(options.plots, "argument --plots")
         if options.json not in (None, "-"):
-            groups = None if options.groups is None else options.groups.rpartition(":")[0]
-            inputs = {"HISTORY": options.history, "--texts": options.texts, "--groups": groups}
+            inputs = {"HISTORY": options.history, "--texts": options.texts}
+            for argument in ("--groups", "--prior-rates"):
+                inputs[argument] = _file_and_column(options, argument)[0]
             writable(options.json, "--json", inputs)
     except (ValueError, ImportError) as error:
         return failed("replay", 2, error)
@@ -132,9 +138,20 @@ def _sides(options: argparse.Namespace, history: History) -> dict[str, Any]:
         found["texts"] = column_of(options.texts, options.text_column, history, "--texts")
         if not all(isinstance(text, str) for text in found["texts"]):
             raise ValueError(f"argument --text-column: column {options.text_column!r} must hold strings")
-    if options.groups is not None:
-        file, _, column = options.groups.rpartition(":")
+    for argument, name in (("--groups", "groups"), ("--prior-rates", "prior_rates")):
+        file, column = _file_and_column(options, argument)
+        if column is None:
+            continue
         if not (file or options.texts):
-            raise ValueError("argument --groups: name its file, FILE:COLUMN, or give --texts FILE")
-        found["groups"] = column_of(file or options.texts, column, history, "--groups")
+            raise ValueError(f"argument {argument}: name its file, FILE:COLUMN, or give --texts FILE")
+        found[name] = column_of(file or options.texts, column, history, argument, gaps=name == "prior_rates")
     return found
+
+
+def _file_and_column(options: argparse.Namespace, argument: str) -> tuple[str | None, str | None]:
+    """The two parts of [FILE:]COLUMN; None for what was not given."""
+    given = getattr(options, argument.removeprefix("--").replace("-", "_"))
+    if given is None:
+        return None, None
+    file, _, column = given.rpartition(":")
+    return file or None, column

@@ -14,7 +14,6 @@ from bayes_prompt.selector import PromptSelector
 Factory: TypeAlias = Callable[..., PromptSelector]
 #: Names of recipes with options, or names of one's own and what they stand for.
 Methods: TypeAlias = str | Sequence[str] | Mapping[str, str | Factory]
-SIDES = ("texts", "embeddings", "groups")  # what is known of the prompts beside their history
 
 
 def known() -> dict[str, Factory]:
@@ -46,7 +45,8 @@ def factories(methods: Methods, sides: Mapping[str, Any]) -> dict[str, Factory]:
     Args:
         methods: see `Methods`. A name is that of a recipe, with options behind colons: "dps:decay=0.5", or
             "gps:optimism=0:diversity=0".
-        sides: texts, embeddings or groups of the prompts that are replayed; a recipe gets those that it takes.
+        sides: texts, embeddings, groups or prior_rates of the prompts that are replayed; a recipe gets those that it
+            takes.
 
     Raises:
         ValueError: no method, one twice, a name that no recipe has, or options that are not written like that.
@@ -79,7 +79,7 @@ def _recipe(text: str, sides: Mapping[str, Any]) -> Factory:
         if not equals or not option.isidentifier() or not value or option in options:
             raise ValueError(f"options must be written like {name}:decay=0.5, each once; got {text!r}")
         options[option] = _value(value)
-    takes = inspect.signature(known_[name]).parameters
+    takes = inspect.signature(known_[name]).parameters.keys() | recipes.Options.__optional_keys__
     beside = {side: value for side, value in sides.items() if side in takes}
 
     def make(**sizes: int) -> PromptSelector:

@@ -39,6 +39,7 @@ def replay(
     texts: Sequence[str] | None = None,
     embeddings: Tensor | np.ndarray | None = None,
     groups: Sequence[Any] | None = None,
+    prior_rates: Sequence[float | None] | Tensor | np.ndarray | None = None,
     progress: Progress = False,
 ) -> ReplayResults:
     """Ask methods of choosing prompts what they would have picked in a recorded history, and judge them.
@@ -68,6 +69,7 @@ def replay(
         first_visit: at least 0.
         texts, embeddings: N strings, or (N, D) numbers, for the recipes that take them; not both.
         groups: N labels, such as the data set of each prompt, likewise.
+        prior_rates: N success rates that were known before training, None or NaN where there is none, for all recipes.
         progress: True shows bars on a terminal; a function is called with (method, visits done, in all).
 
     Raises:
@@ -84,6 +86,8 @@ def replay(
     size = _batch_size(batch_size, batch_fraction, num_prompts)
     _warn_of_no_choice(recorded, size)
     sides = _sides({"texts": texts, "embeddings": embeddings, "groups": groups}, history.num_prompts, kept)
+    if prior_rates is not None:
+        sides["prior_rates"] = checks.rates("prior_rates", prior_rates, history.num_prompts)[kept]
     made = factories(methods, sides)
     # One selector of each before the work begins, so that a mistake in the last one does not cost the others' time.
     first = {name: _made(name, make, num_prompts, size, numbers[0]) for name, make in made.items()}

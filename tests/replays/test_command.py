@@ -91,6 +91,25 @@ def test_texts_and_groups_are_found_by_name(
     assert noted == [(texts, groups), (None, groups), (texts, None)]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_known_rates_may_have_gaps(history: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+
+    def recipe(*, num_prompts: int, batch_size: int, seed: int, prior_rates: Any = None) -> Any:
+        noted.append(prior_rates)
+        return bp.recipes.uniform(num_prompts=num_prompts, batch_size=batch_size, seed=seed)
+
+    monkeypatch.setattr(bp.recipes, "some_recipe", recipe, raising=False)
+    file = tmp_path / f"prompts.{suffix}"
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"prompt_id": ["b", "a"], "rate": [None, 0.25]}), file)
+    else:
+        file.write_text('{"prompt_id": "b"}\n{"prompt_id": "a", "rate": 0.25}\n')
+    assert replay(history, "--methods", "some_recipe,uniform", "--seeds", "1", "--prior-rates", f"{file}:rate") == 0
+    (rates,) = noted
+    assert rates.isnan().tolist() == [False, True, True, True] and float(rates[0]) == 0.25
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -105,6 +124,9 @@ def test_texts_and_groups_are_found_by_name(
         ("{history} --texts {folder}/prompts.jsonl --text-column said", "has no said of the prompt 'b'"),
         ("{history} --texts {folder}/prompts.csv", "argument --texts: a history's name must end in"),
         ("{history} --groups family", "argument --groups: name its file, FILE:COLUMN, or give --texts FILE"),
+        ("{history} --prior-rates r", "argument --prior-rates: name its file, FILE:COLUMN, or give --texts FILE"),
+        ("{history} --prior-rates {folder}/prompts.jsonl:r", "needs a column 'r'; it has prompt_id, said"),
+        ("{history} --prior-rates {folder}/prompts.jsonl:said", "prior_rates must be numbers, or None"),
         ("{history} --json {folder}", "argument --json: "),
         ("{history} --json {history}/x.json", "argument --json: "),
         ("{history} --plots {history}", "argument --plots"),
@@ -124,20 +146,22 @@ def test_what_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
-@pytest.mark.parametrize("which", ["history", "texts", "groups"])
+@pytest.mark.parametrize("which", ["history", "texts", "groups", "prior-rates"])
 def test_an_output_that_is_an_input_is_refused(
     history: Path, tmp_path: Path, which: str, link: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"history": history, "texts": tmp_path / "texts.jsonl", "groups": tmp_path / "groups.jsonl"}
-    for name in ("texts", "groups"):
+    files["prior-rates"] = tmp_path / "rates.jsonl"
+    for name in ("texts", "groups", "prior-rates"):
         files[name].write_text("".join(json.dumps({"prompt_id": each, "text": each}) + "\n" for each in NAMES))
     out, before = files[which], files[which].read_bytes()
     if link is not None:
         out = tmp_path / "other"
         link(out, files[which])
     options = ["--texts", files["texts"], "--groups", f"{files['groups']}:text", "--methods", "uniform"]
+    options += ["--prior-rates", f"{files['prior-rates']}:text"]
     assert replay(history, *options, "--json", out) == 2
-    named = {"history": "HISTORY", "texts": "--texts", "groups": "--groups"}[which]
+    named = "HISTORY" if which == "history" else f"--{which}"
     assert f"argument --json: {str(out)!r} is what {named} is read from" in capsys.readouterr().err
     assert files[which].read_bytes() == before
 

@@ -279,16 +279,16 @@ def test_visits_before_the_first_are_not_judged() -> None:
 def test_texts_and_groups_follow_the_prompts_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Any] = []
 
-    def recipe(*, num_prompts: int, batch_size: int, seed: int, texts: Any = None, groups: Any = None, **_: Any) -> Any:
-        noted.append((texts, groups))
+    def recipe(*, num_prompts: int, batch_size: int, seed: int, texts: Any, groups: Any, prior_rates: Any) -> Any:
+        noted.append((texts, groups, prior_rates.tolist()))
         return bp.recipes.uniform(num_prompts=num_prompts, batch_size=batch_size, seed=seed)
 
     monkeypatch.setattr(bp.recipes, "some_recipe", recipe, raising=False)
     trials = torch.full((4, 5), G)
     trials[:, [1, 3]] = 0
-    texts = np.array(["a", "b", "c", "d", "e"])
-    replay(history_of(trials), "some_recipe", seeds=1, texts=texts, groups=[5, 6, 7, 8, 9])
-    assert noted == [(["a", "c", "e"], [5, 7, 9])]
+    texts, rates = np.array(["a", "b", "c", "d", "e"]), [0.0, None, 0.25, 0.75, 1.0]
+    replay(history_of(trials), "some_recipe", seeds=1, texts=texts, groups=[5, 6, 7, 8, 9], prior_rates=rates)
+    assert noted == [(["a", "c", "e"], [5, 7, 9], [0.0, 0.25, 1.0])]
 
 
 def test_embeddings_reach_gps() -> None:

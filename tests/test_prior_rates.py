@@ -1,0 +1,65 @@
+"""Success rates that are known before training, told to any recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_prompt as bp
+from bayes_prompt.recipes import PRIOR_TRIALS
+from bayes_prompt.replays.methods import known
+
+RATES = [None, 0.0, 1.0, float("nan"), 0.6, 0.4, None, None]
+
+
+def made(name: str, **options: Any) -> bp.PromptSelector:
+    if name == "gps":
+        options["embeddings"] = torch.eye(8)
+    return known()[name](num_prompts=8, batch_size=2, **options)
+
+
+@pytest.mark.parametrize("name", sorted(known()))
+def test_they_count_as_so_many_rollouts(name: str) -> None:
+    told, plain = made(name, prior_rates=RATES), made(name)
+    rows = torch.tensor([1, 2, 4, 5])
+    plain.posterior.warm_start(rows, torch.tensor([0, 5, 3, 2]), PRIOR_TRIALS)
+    assert torch.equal(told.posterior.success_rate(), plain.posterior.success_rate())
+    rate = told.posterior.success_rate()
+    assert float(rate[1]) < float(rate[5]) < float(rate[4]) < float(rate[2])
+    assert not bool(told.posterior.visits.any())
+    assert torch.equal(told.select(), plain.select())
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_of_any_kind(kind: Any) -> None:
+    rates = [float("nan") if rate is None else rate for rate in RATES]
+    found = made("best", prior_rates=kind(rates)).posterior.informative_probability(8)
+    assert torch.equal(found, made("best", prior_rates=RATES).posterior.informative_probability(8))
+
+
+def test_where_none_is_known_nothing_changes() -> None:
+    told, plain = made("best", prior_rates=[None] * 8), made("best")
+    assert torch.equal(told.posterior.informative_probability(8), plain.posterior.informative_probability(8))
+    assert torch.equal(told.select(), plain.select())
+
+
+@pytest.mark.parametrize(
+    ("rates", "kind", "message"),
+    [
+        ([0.5] * 7, ValueError, r"prior_rates must have shape \(8,\), one for each prompt; got \(7,\)"),
+        ([0.5] * 7 + [1.5], ValueError, r"prior_rates must lie in \[0, 1\]; got 1.5 at 7"),
+        ([-0.1] + [None] * 7, ValueError, r"prior_rates must lie in \[0, 1\]; got -0.1 at 0"),
+        ([float("inf")] * 8, ValueError, r"prior_rates must lie in \[0, 1\]; got inf at 0"),
+        (["half"] * 8, TypeError, "prior_rates must be numbers, or None where there is none"),
+        ([[0.5]] * 8, ValueError, r"prior_rates must have shape \(8,\)"),
+        ([[0.5], [0.5, 0.5]] * 4, TypeError, "prior_rates must be numbers"),
+        ([True] * 8, TypeError, "prior_rates must be numbers"),
+        (0.5, TypeError, "prior_rates must be numbers"),
+    ],
+)
+def test_what_is_no_rate_is_named(rates: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        made("best", prior_rates=rates)
