@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,9 @@ def column_of(file: str, name: str, history: History, argument: str, gaps: bool 
 
 
 def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None:
-    """ValueError, which names the argument, unless a file can be written there; its folder is made.
+    """ValueError, which names the argument, unless JSON can be written there; its folder is made.
+
+    A file that is there is replaced, but not one that is read-only, of whoever runs this, and nothing that is no file.
 
     inputs: files that are read, by the argument that names them, which must be others, also by way of links.
     """
@@ -156,6 +159,14 @@ def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None
     for name, read in inputs.items():
         if read and os.path.exists(read) and os.path.exists(file) and os.path.samefile(read, file):
             raise ValueError(f"argument {argument}: {file!r} is what {name} is read from; write somewhere else")
+    if Path(file).suffix.lower() in (".parquet", ".jsonl"):
+        raise ValueError(f"argument {argument}: {file!r} is named like a table, and JSON is written; end it in .json")
+    if Path(file).exists():
+        mode = Path(file).stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"argument {argument}: {file!r} is there, and is no regular file")
+        if not mode & 0o222:
+            raise ValueError(f"argument {argument}: {file!r} is read-only; write somewhere else")
     writable_folder(Path(file).parent, f"argument {argument}: its folder")
 
 

@@ -38,7 +38,11 @@ def default_cache() -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not."""
+    """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not.
+
+    Where `path` is a link, what it leads to is written.
+    """
+    path = Path(os.path.realpath(path))
     # The numbers of process and thread keep two writers apart, and the ending tells writers the format.
     scratch = path.with_name(f".writing-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:

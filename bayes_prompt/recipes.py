@@ -3,7 +3,8 @@
 Every recipe takes, beside its own arguments, `device`, `dtype`, `backend` and `first_prompt` (of the posterior),
 `success_threshold`, `on_shortage`, `allow_in_flight` and `ids` (of the selector), and `prior_rates`: N success rates of
 another model, or of this one before training, in [0, 1], with None or NaN for those that are not known. They shape the
-belief as five rollouts of each prompt would.
+belief as four to six rollouts of each prompt would, whichever come nearest; how long they last is for the model to say
+(by `dps`' default any move is as likely as any other, so that they are lost in a step).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Options(PosteriorOptions, total=False):
     prior_rates: Sequence[float | None] | Tensor | np.ndarray | None
 
 
-PRIOR_TRIALS = 5
+PRIOR_TRIALS = (4, 5, 6)
 """Rollouts that a known rate counts as, of however many it comes: of another model it says no more (docs/recipe.md)."""
 
 
@@ -288,7 +289,14 @@ def _selector(
     more |= {name: given.pop(name) for name in PosteriorOptions.__optional_keys__ & options.keys()}
     posterior = model.posterior(num_prompts, **more)
     if rates is not None:
-        told = posterior_checks.rates("prior_rates", rates, num_prompts)
-        known = told.isfinite().nonzero()[:, 0]
-        posterior.warm_start(known, (told[known] * PRIOR_TRIALS).round().long(), PRIOR_TRIALS)
+        posterior.warm_start(*_as_rollouts(posterior_checks.rates("prior_rates", rates, num_prompts)))
     return PromptSelector(posterior, acquisition, batch_size, seed, **given)
+
+
+def _as_rollouts(rates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (M,) of the rates (N,) that are numbers, and the successes and trials that come nearest to each."""
+    known = rates.isfinite().nonzero()[:, 0]
+    trials = torch.tensor(PRIOR_TRIALS)
+    successes = (rates[known, None] * trials).round()
+    nearest = (successes / trials - rates[known, None]).abs().argmin(1)
+    return known, successes.long()[torch.arange(len(known)), nearest], trials[nearest]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bayes_prompt as bp
-from bayes_prompt.recipes import PRIOR_TRIALS
+from bayes_prompt.recipes import _as_rollouts
 from bayes_prompt.replays.methods import known
 
 RATES = [None, 0.0, 1.0, float("nan"), 0.6, 0.4, None, None]
@@ -18,6 +18,8 @@ RATES = [None, 0.0, 1.0, float("nan"), 0.6, 0.4, None, None]
 def made(name: str, **options: Any) -> bp.PromptSelector:
     if name == "gps":
         options["embeddings"] = torch.eye(8)
+    if name == "dps":  # whose default forgets them at once
+        options["transition"] = bp.priors.stability()
     return known()[name](num_prompts=8, batch_size=2, **options)
 
 
@@ -25,12 +27,24 @@ def made(name: str, **options: Any) -> bp.PromptSelector:
 def test_they_count_as_so_many_rollouts(name: str) -> None:
     told, plain = made(name, prior_rates=RATES), made(name)
     rows = torch.tensor([1, 2, 4, 5])
-    plain.posterior.warm_start(rows, torch.tensor([0, 5, 3, 2]), PRIOR_TRIALS)
+    plain.posterior.warm_start(rows, torch.tensor([0, 4, 3, 2]), torch.tensor([4, 4, 5, 5]))
     assert torch.equal(told.posterior.success_rate(), plain.posterior.success_rate())
     rate = told.posterior.success_rate()
-    assert float(rate[1]) < float(rate[5]) < float(rate[4]) < float(rate[2])
+    assert float(rate[1]) < float(rate[5]) <= float(rate[4]) < float(rate[2])
+    assert name == "dps" or float(rate[5]) < float(rate[4])  # to dps both are partially solved
     assert not bool(told.posterior.visits.any())
     assert torch.equal(told.select(), plain.select())
+
+
+def test_each_is_told_as_what_comes_nearest() -> None:
+    """Of 4, 5 or 6 rollouts; a rate and its complement alike, and a higher one as no less."""
+    rates = torch.linspace(0, 1, 129, dtype=torch.float64)
+    rows, successes, trials = _as_rollouts(rates)
+    assert torch.equal(rows, torch.arange(129))
+    told = successes / trials
+    assert float((told - rates).abs().max()) <= 1 / 12  # halfway between 0 and 1/6, the widest gap
+    assert bool((told.diff() >= 0).all())
+    assert torch.allclose(told, 1 - told.flip(0))
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ def test_known_rates_may_have_gaps(history: Path, tmp_path: Path, suffix: str, m
         ("{history} --prior-rates {folder}/prompts.jsonl:said", "prior_rates must be numbers, or None"),
         ("{history} --json {folder}", "argument --json: "),
         ("{history} --json {history}/x.json", "argument --json: "),
+        ("{history} --json {folder}/prompts.jsonl", "is named like a table, and JSON is written; end it in .json"),
+        ("{history} --json {folder}/new.PARQUET", "is named like a table"),
+        ("{history} --json {folder}/kept.json", "kept.json' is read-only; write somewhere else"),
+        ("{history} --json {folder}/pipe.json", "pipe.json' is there, and is no regular file"),
         ("{history} --plots {history}", "argument --plots"),
     ],
 )
@@ -138,11 +143,21 @@ def test_what_cannot_be_used_is_named(
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n')
     (tmp_path / "prompts.jsonl").write_text('{"prompt_id": "a", "said": "x"}\n')
     (tmp_path / "prompts.csv").write_text("prompt_id,text\n")
+    (tmp_path / "kept.json").touch(0o444)
+    os.mkfifo(tmp_path / "pipe.json")
     arguments = [part.format(history=history, folder=tmp_path) for part in line.split()]
     assert replay(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("bayes-prompt replay: error: ") and message in printed.err
     assert printed.out == "" and "Traceback" not in printed.err
+
+
+def test_what_a_link_leads_to_is_written(history: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    link, out = tmp_path / "out.json", tmp_path / "deep" / "out.json"
+    link.symlink_to(out)
+    assert replay(history, "--methods", "uniform", "--json", link) == 0
+    assert link.is_symlink() and json.loads(out.read_text())["methods"]
 
 
 @pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
