@@ -73,7 +73,9 @@ def _labels(steps: int) -> list[tuple[str, str]]:
 
 
 def _gap(low: int, high: int | None) -> str:
-    return f"after {low}{'+' if high is None else '' if high == low else f'-{high}'} visits"
+    if low == high:
+        return f"after {low} visit{'s' * (low > 1)}"
+    return f"after {low}+ visits" if high is None else f"after {low}-{high} visits"
 
 
 def _figures(successes: Tensor, trials: Tensor, window: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ def replay(
     At each visit a method picks, and its picks' recorded counts are what it observes. Before each visit from
     `first_visit` on, its P(informative) of every prompt is judged by what that prompt's count shows. Where a step has
     no record of a prompt (trials 0), the prompt cannot be picked then and is not judged; where fewer prompts than a
-    batch have one, the pick is smaller. Steps without any record are left out, and those before the first record count
-    for nothing, so that visits may be numbered from 0 or from 1. Mind how such records were chosen: if by
-    a method, the replay is confined to what that method looked at; where that is next to all that is to be picked, so
-    that methods have no choice, a warning says so. Methods are told of the history's `elapsed`.
+    batch have one, the pick is smaller. Steps without any record are left out, with the time they took, and those
+    before the first record count for nothing, so that visits may be numbered from 0 or from 1. Mind how such records
+    were chosen: if by a method, the replay is confined to what that method looked at; where that is next to all that is
+    to be picked, so that methods have no choice, a warning says so. Methods are told of the history's `elapsed`.
 
     What is told, and what it means: `bayes_prompt.replays.results.FIGURES`.
 

@@ -51,7 +51,10 @@ def show(results: ReplayResults, console: Console) -> None:
         console.print(_table(results, BELIEFS_TITLE.format(results.first_visit), BELIEFS, plus_minus))
         console.print()
     if unjudged:
-        console.print(f"P(informative) could not be judged: {', '.join(unjudged)}", highlight=False)
+        names = ", ".join(unjudged)
+        console.print(
+            f"P(informative) could not be judged, from visit {results.first_visit} on: {names}", highlight=False
+        )
     console.print(NOTE + (ERRORS.format(plus_minus) if seeds > 1 else ""), highlight=False)
 
 

@@ -122,10 +122,10 @@ class World:
             if not callable(given) and (given is not None or part != "forgetting"):
                 raise TypeError(f"{part} must be a function; got {type(given).__name__}")
         nothing = torch.zeros(prompts, dtype=torch.float64)
-        _check_shape("transfer", self.transfer(nothing, self.groups, self.embeddings), prompts)
-        _check_shape("learning", self.learning(nothing, nothing), prompts)
+        _check_values("transfer", self.transfer(nothing, self.groups, self.embeddings), prompts)
+        _check_values("learning", self.learning(nothing, nothing), prompts)
         if self.forgetting is not None:
-            _check_shape("forgetting", self.forgetting(nothing, nothing), prompts)
+            _check_values("forgetting", self.forgetting(nothing, nothing), prompts)
 
     def start(self, seed: int) -> Run:
         """A run of this world: its pool and all that happens are functions of `seed`, in [0, 2**63), and the picks."""
@@ -199,6 +199,7 @@ class World:
         taught = lessons(successes, trials)
         skill = learner.skill if self.forgetting is None else self.forgetting(learner.skill, taught)
         skill = self.learning(skill, self.transfer(taught, self.groups, self.embeddings))
+        _check_values(f"learning of step {step}", skill, self.num_prompts)
         walk = learner.walk
         if self.noise is not None:
             with self._plate(prompts):
@@ -230,7 +231,10 @@ def _widened(law: Distribution) -> Distribution:
     return wide
 
 
-def _check_shape(name: str, values: Any, size: int) -> None:
+def _check_values(name: str, values: Any, size: int) -> None:
     if not isinstance(values, Tensor) or values.shape != (size,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{name} must give a tensor of shape ({size},); got {got}")
+    if not bool(values.isfinite().all()):
+        row = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"{name} must give finite numbers; got {float(values[row])} for prompt {row}")

@@ -90,7 +90,7 @@ def test_the_table(encoding: str) -> None:
     assert f".438 {between} .021" in text  # of 1.25 / 3 and 1.375 / 3
     assert "40 prompts, 3 visits, 4 picked at each, 2 seeds" in text
     assert f".505 {between} .005" in text and "1.00 / 2.00" in text and "2 / 3" in text
-    assert "P(informative) could not be judged: mine" in text
+    assert "P(informative) could not be judged, from visit 5 on: mine" in text
     assert "nan" not in text
 
 

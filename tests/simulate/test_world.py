@@ -192,6 +192,11 @@ def test_mixtures_and_wide_laws_are_laws_too() -> None:
         ({"learning": None}, TypeError, "learning must be a function; got NoneType"),
         ({"transfer": 0.5}, TypeError, "transfer must be a function; got float"),
         ({"forgetting": 0.1}, TypeError, "forgetting must be a function; got float"),
+        (
+            {"learning": lambda skill, felt: skill + felt * math.nan},
+            ValueError,
+            "learning must give finite numbers; got nan",
+        ),
         ({"learning": lambda skill, felt: 3.0}, ValueError, "learning must give a tensor of shape"),
         ({"forgetting": lambda skill, taught: skill[None]}, ValueError, "forgetting must give a tensor of shape"),
     ],
@@ -206,3 +211,11 @@ def test_a_world_names_what_is_wrong(
 def test_a_history_of_another_pool_is_refused(full_world: simulate.World) -> None:
     with pytest.raises(ValueError, match="the world has 40 prompts, but history has 3"):
         full_world.pyro_model(History(None, torch.ones(2, 3, dtype=torch.int64)))
+
+
+def test_a_part_that_gives_no_numbers_later_is_named() -> None:
+    """At the start nothing was learned, and 0 / 1 is a number; after the first step 1 / 0 is none."""
+    part = simulate.World(N, learning=lambda skill, felt: skill + felt / (1 - felt.sign()), batch_size=5, steps=4)
+    run, index = part.start(0), torch.arange(N)
+    with pytest.raises(ValueError, match="learning of step 1 must give finite numbers; got"):
+        run.learn(index, torch.full((N,), 4))
