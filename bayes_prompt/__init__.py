@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bayes_prompt.history import History
     from bayes_prompt.kernels.backend import BackendUnavailable
     from bayes_prompt.models import priors
-    from bayes_prompt.models.banks import DecayBank, DriftBank
+    from bayes_prompt.models.banks import DecayBank, DriftBank, StrengthBank
     from bayes_prompt.models.difficulty import GenerativeDifficulty
     from bayes_prompt.models.drift import ActivePassive, Drift, FixedTransition, LogitRandomWalk, Mixture, Redraw
     from bayes_prompt.models.emission import BetaBinomialEmission, Emission, PartitionEmission, PublishedEmission
@@ -69,6 +69,7 @@ __all__ = [
     "Redraw",
     "ReplayResults",
     "SolvingProgress",
+    "StrengthBank",
     "SuccessRate",
     "acquisition",
     "compare",
@@ -109,6 +110,7 @@ _HOME = {
     "Redraw": "bayes_prompt.models.drift",
     "ReplayResults": "bayes_prompt.replays.results",
     "SolvingProgress": "bayes_prompt.models.progress",
+    "StrengthBank": "bayes_prompt.models.banks",
     "SuccessRate": "bayes_prompt.models.success_rate",
     "compare": "bayes_prompt.fitting.compare",
     "fit": "bayes_prompt.fitting.fit",

@@ -59,6 +59,10 @@ class InFlight:
         """Whether an outing of the prompt waits to be handed out again."""
         return any(outing[2] == prompt for outing in self._redraw)
 
+    def total(self) -> int:
+        """Outings in all: every prompt as often as it is out."""
+        return sum(map(len, self._outings.values()))
+
     def times(self, prompt: int) -> int:
         """How often a prompt is out."""
         return len(self._outings.get(prompt, ()))

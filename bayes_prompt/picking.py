@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayes_prompt.acquisition import Acquisition, Diverse, top_b
-from bayes_prompt.acquisition.exploration import OfBatch
+from bayes_prompt.acquisition import Acquisition, Batch, Diverse, top_b
 from bayes_prompt.errors import PromptShortage
 from bayes_prompt.in_flight import InFlight
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
-from bayes_prompt.recent import Batch, RecentPicks
+from bayes_prompt.recent import OpenBatch, RecentPicks
 from bayes_prompt.transfer import sent
 
 
@@ -108,14 +106,14 @@ class Picking:
         reused = self._reused(missing, mask, {*redrawn, *fresh.tolist()}) if missing else []
         return Picked(again, fresh, reused, missing, cut)
 
-    def ranking(self, allowed: Tensor | None, batch: Batch, wanted: int) -> tuple[Tensor, Shortlist | None]:
+    def ranking(self, allowed: Tensor | None, begun: OpenBatch, wanted: int) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) of `wanted` further prompts of a batch, those allowed (N,) bool, and the shortlist with them."""
-        size = self.batch_size
-        told: dict[str, Any] = {}
-        if isinstance(self.acquisition, OfBatch):
-            size = max(size, batch.begun + wanted)
-            told = {"allowed": allowed, "mates": batch.rows[len(batch.rows) - batch.begun :], "number": batch.number}
-        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self.step, size, **told)
+        batch = Batch(self.batch_size)
+        if self.acquisition.by_batch:
+            self.in_flight.settle()
+            size = max(self.batch_size, begun.begun + wanted)
+            batch = Batch(size, allowed, begun.mates, self.in_flight.total())
+        scores, shortlist = self.acquisition.ranking(self.posterior, self.seed, self.step, batch)
         num_prompts, device = self.posterior.num_prompts, self.posterior.device
         if scores.shape != (num_prompts,) or scores.device != device:
             raise ValueError(
@@ -126,12 +124,12 @@ class Picking:
 
     def scores(self) -> Tensor:
         """Scores (N,) of all prompts, those in flight included, by which the whole pool would be picked from."""
-        if isinstance(self.acquisition, OfBatch):
+        if self.acquisition.by_batch:
             return self.ranking(self._allowed(None, [])[0], self.recent.batch(1), 1)[0]
         return self.acquisition.scores(self.posterior, self.seed, self.step)
 
     def _best(
-        self, scores: Tensor, wanted: int, batch: Batch, allowed: Tensor | None, shortlist: Shortlist | None
+        self, scores: Tensor, wanted: int, batch: OpenBatch, allowed: Tensor | None, shortlist: Shortlist | None
     ) -> Tensor:
         """The best `wanted` prompts, (wanted,) on the device, for a batch; -1 where fewer are allowed."""
         first_prompt = self.posterior.first_prompt

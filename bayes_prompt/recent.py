@@ -14,7 +14,7 @@ from bayes_prompt.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Batch:
+class OpenBatch:
     """A batch that a pick goes on with, or begins.
 
     number: of the batches begun before it. rows: (M,) int64, the last picks in order, of which the last `begun` belong
@@ -25,11 +25,17 @@ class Batch:
     rows: Tensor
     begun: int
 
+    @property
+    def mates(self) -> Tensor:
+        """Who of this batch was picked before, (begun,) int64."""
+        return self.rows[len(self.rows) - self.begun :]
+
 
 class RecentPicks:
     """The rows of the last batches, and of the batch that is being picked, in the order of their picks.
 
     Picks of fewer than `batch_size` prompts are parts of one batch until it is full. batches: full ones that are kept.
+    Picks that are given back are forgotten: nobody rolls them out, and their places in a batch go to others.
     """
 
     def __init__(self, batch_size: int, batches: int) -> None:
@@ -38,7 +44,7 @@ class RecentPicks:
         self.begun = 0  # how many of the rows, the last ones, belong to a batch that is not full yet
         self.started = 0  # batches begun so far
 
-    def batch(self, wanted: int, again: Sequence[int] = ()) -> Batch:
+    def batch(self, wanted: int, again: Sequence[int] = ()) -> OpenBatch:
         """The batch of `wanted` further prompts: the one that is being picked, or another where it has no room.
 
         again: prompts that this pick hands out once more, before them. Unless they belong to the batch that is being
@@ -46,11 +52,11 @@ class RecentPicks:
         """
         first, mates = torch.tensor(again, dtype=torch.int64), self.rows[len(self.rows) - self.begun :]
         if 0 < self.begun <= self.batch_size - wanted and bool(torch.isin(first, mates).all()):
-            return Batch(self.started - 1, self.rows, self.begun)
+            return OpenBatch(self.started - 1, self.rows, self.begun)
         before = self.rows[~torch.isin(self.rows, first)] if again else self.rows
-        return Batch(self.started, torch.cat([before, first]), len(first))
+        return OpenBatch(self.started, torch.cat([before, first]), len(first))
 
-    def add(self, rows: Tensor, batch: Batch) -> None:
+    def add(self, rows: Tensor, batch: OpenBatch) -> None:
         """They were picked for this batch: rows (B,), -1 for nobody."""
         rows = rows.cpu()
         rows = rows[rows >= 0]
@@ -58,6 +64,14 @@ class RecentPicks:
         self.begun, self.started = begun if begun < self.batch_size else 0, batch.number + 1
         self.rows = torch.cat([batch.rows, rows])
         self.rows = self.rows[max(0, len(self.rows) - self.batch_size * self.batches - self.begun) :]
+
+    def give_back(self, prompt: int, last: int) -> None:
+        """Forget a pick of this prompt, the `last`-th from the end, if it is kept."""
+        picks = (self.rows == prompt).nonzero()[:, 0]
+        if len(picks) >= last:
+            place = int(picks[-last])
+            self.begun -= place >= len(self.rows) - self.begun
+            self.rows = torch.cat([self.rows[:place], self.rows[place + 1 :]])
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -245,7 +245,7 @@ def best(
     # Labels and texts tell which of the new prompts are worth it; the others are left for a reason.
     told = features is not None or len(set(codes or ())) > 1
     index = LookIndex(16.0, new=None if told else 32.0)
-    acquisition = Survey(index, batches=5.5)
+    acquisition = Survey(index, batches=5.5, familiar=True)
     return _selector(model, acquisition, num_prompts, batch_size, seed, options, groups=codes, embeddings=features)
 
 

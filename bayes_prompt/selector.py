@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from threading import RLock
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_prompt import checkpoint
-from bayes_prompt.acquisition import Acquisition, Diverse
-from bayes_prompt.acquisition.exploration import OfBatch
+from bayes_prompt.acquisition import Acquisition
+from bayes_prompt.books import Books
 from bayes_prompt.explanation import belief_about, why
 from bayes_prompt.identities import Identities
-from bayes_prompt.in_flight import InFlight
-from bayes_prompt.metrics import Metrics, pool_figures
-from bayes_prompt.picking import Picked, Picking, Untold
+from bayes_prompt.metrics import pool_figures
+from bayes_prompt.observing import Observing
+from bayes_prompt.picking import Picking
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
-from bayes_prompt.posteriors.checks import IntegersLike
-from bayes_prompt.recent import RecentPicks
 from bayes_prompt.selector_state import STATE_VERSION, check_state
-from bayes_prompt.transfer import sent
 
-logger = logging.getLogger(__name__)
-
-RewardsLike: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float]]
 IN_FLIGHT_POLICIES = ("redraw", "release", "keep")
 ON_SHORTAGE = ("raise", "reuse")
 
 
-class PromptSelector:
+class PromptSelector(Observing):
     """Chooses the prompts of the next batch, and learns from their rewards.
 
     Synchronous trainers loop over `select` and `update`; asynchronous ones call `observe` as rollouts come in and
@@ -87,14 +79,7 @@ class PromptSelector:
         self.allow_in_flight = allow_in_flight
         self._identities = Identities(ids, self.num_prompts)
         self._lock = RLock()
-        self._outings = InFlight(self.num_prompts, posterior.device)
-        self._untold = Untold(posterior.device)
-        self._metrics = Metrics(posterior.device)
-        self._selections = 0  # picks made so far: the step of their draws
-        self._reused = 0
-        self._last_pick = torch.zeros(0, dtype=torch.int64)
-        self._recent = RecentPicks(self.batch_size, acquisition.batches if isinstance(acquisition, Diverse) else 0)
-        self._last_cut: Tensor | float = 0.0  # the score of the last prompt that was still taken
+        self._books = Books(posterior, acquisition, self.batch_size)
 
     # The training loop
 
@@ -127,75 +112,13 @@ class PromptSelector:
             mask, size = picking.candidates(candidates)
             wanted = self.batch_size if batch_size is None else batch_size
             if size is None:
-                return self._send_unread(picking, self._batch_size(wanted, self.num_prompts), mask, sure=False)
+                wanted = self._batch_size(wanted, self.num_prompts)
+                return self._books.send_unread(picking, wanted, mask, sure=False)
             wanted = self._batch_size(wanted, size, "the pool" if mask is None else "the candidates given")
             if picking.may_stay_unread(wanted, size):
-                return self._send_unread(picking, wanted, mask)
+                return self._books.send_unread(picking, wanted, mask)
             self._raise_unread()
-            return self._send(picking.read(wanted, mask), wanted)
-
-    def observe(
-        self,
-        index: IntegersLike | None = None,
-        rewards: RewardsLike | None = None,
-        *,
-        ids: Sequence[Hashable] | None = None,
-        successes: IntegersLike | None = None,
-        trials: IntegersLike | int | None = None,
-    ) -> None:
-        """Learn what came of rolled-out prompts; they count at the next `advance`, and are no longer in flight.
-
-        Prompts that were never picked may be observed too. Observations of one prompt within a step are one group, and
-        the first of them ends its being in flight: hand groups over whole if it must not be picked again before.
-
-        Args:
-            index: row numbers (B,), or ids: their names (B,). One of the two.
-            rewards: (B, G) in [0, 1], turned into counts by success_threshold. Or the counts themselves:
-            successes: (B,) integers in [0, trials]; trials: (B,) integers or one for all, at least 1.
-
-        Raises:
-            IndexError, TypeError, ValueError: named after the first bad argument and row; nothing has changed then.
-        """
-        with self._lock:
-            landed = self._observe(index, rewards, ids, successes, trials)
-            self._land(landed)
-
-    def advance(self, elapsed: float = 1.0) -> None:
-        """Let one training step pass. `elapsed` scales forgetting and drift; finite and at least 0."""
-        with self._lock:
-            elapsed = checks.elapsed_time(elapsed)
-            self.posterior.advance(elapsed)
-            self._metrics.close(self.posterior.record)
-
-    def update(
-        self,
-        index: IntegersLike | None = None,
-        rewards: RewardsLike | None = None,
-        *,
-        ids: Sequence[Hashable] | None = None,
-        successes: IntegersLike | None = None,
-        trials: IntegersLike | int | None = None,
-        elapsed: float = 1.0,
-    ) -> None:
-        """`observe`, then `advance`; arguments, shapes and errors of the two. If it is refused, nothing has changed."""
-        with self._lock:
-            checks.elapsed_time(elapsed)
-            with self.posterior.all_or_nothing():
-                landed = self._observe(index, rewards, ids, successes, trials)
-                self.advance(elapsed)
-            self._land(landed)
-
-    def release(self, index: IntegersLike | None = None, *, ids: Sequence[Hashable] | None = None) -> None:
-        """Give back picks that will never be rolled out: rows (B,) or ids (B,). ValueError where one is not out."""
-        with self._lock:
-            rows = self._rows(index, ids)
-            asked: Counter[int] = Counter()
-            for place, row in enumerate(rows.tolist()):
-                asked[row] += 1
-                if asked[row] > self._in_flight.times(row):
-                    name = f"index[{place}] = {row}" if ids is None else f"ids[{place}] = {ids[place]!r}"
-                    raise ValueError(f"{name} is not in flight, so it cannot be released")
-            self._in_flight.land(rows)
+            return self._books.send(picking.read(wanted, mask), wanted, self.acquisition.by_batch)
 
     # What a person or a logger reads
 
@@ -203,27 +126,27 @@ class PromptSelector:
     def in_flight(self) -> Tensor:
         """Rows of the prompts that are out, (M,) int64, longest out first."""
         with self._lock:
-            return torch.tensor(self._in_flight.prompts(), dtype=torch.int64)
+            return torch.tensor(self._books.in_flight.prompts(), dtype=torch.int64)
 
     @property
     def outings(self) -> Tensor:
         """(selection, row) of every prompt that is out, as often as it is, (M, 2) int64, oldest first."""
         with self._lock:
-            columns = [(selection, prompt) for selection, _, prompt in self._in_flight.outings()]
+            columns = [(selection, prompt) for selection, _, prompt in self._books.in_flight.outings()]
             return torch.tensor(columns, dtype=torch.int64).reshape(-1, 2)
 
     @property
     def waiting(self) -> Tensor:
         """Those of `outings` that will be handed out again after a resume, (M, 2) int64, in that order."""
         with self._lock:
-            columns = [(selection, prompt) for selection, _, prompt in self._in_flight.waiting()]
+            columns = [(selection, prompt) for selection, _, prompt in self._books.in_flight.waiting()]
             return torch.tensor(columns, dtype=torch.int64).reshape(-1, 2)
 
     @property
     def selections(self) -> int:
         """Picks made so far: the number that the next new one gets. Picks that are handed out again keep theirs."""
         with self._lock:
-            return self._selections
+            return self._books.selections
 
     def metrics(self, pool: bool = True) -> dict[str, float]:
         """Figures for a trainer's logger, each a float; docs of each in `bayes_prompt.metrics`.
@@ -233,8 +156,8 @@ class PromptSelector:
         """
         with self._lock:
             self._raise_unread()
-            figures = self._metrics.figures(self.posterior)
-            figures |= {"in_flight": float(len(self._in_flight)), "reused": float(self._reused)}
+            figures = self._books.metrics.figures(self.posterior)
+            figures |= {"in_flight": float(len(self._books.in_flight)), "reused": float(self._books.reused)}
             return figures | pool_figures(self.posterior) if pool else figures
 
     def explain(self, prompt: int | None = None, *, id: Hashable | None = None) -> dict[str, Any]:
@@ -255,23 +178,15 @@ class PromptSelector:
             standing: dict[str, Any] = {
                 "prompt": row,
                 "id": self._identities.names([row])[0],
-                "in_last_pick": bool((self._last_pick == row).any()),
-                "last_pick_cut": float(self._last_cut) if self._selections else None,
-                "in_flight_since": self._in_flight.since(row) if row in self._in_flight else None,
-                "waits_to_be_redrawn": self._in_flight.waits(row),
-                "may_be_picked": self.allow_in_flight or row not in self._in_flight,
+                "in_last_pick": bool((self._books.last_pick == row).any()),
+                "last_pick_cut": float(self._books.last_cut) if self._books.selections else None,
+                "in_flight_since": self._books.in_flight.since(row) if row in self._books.in_flight else None,
+                "waits_to_be_redrawn": self._books.in_flight.waits(row),
+                "may_be_picked": self.allow_in_flight or row not in self._books.in_flight,
                 "may_be_reused": self.on_shortage == "reuse",
                 **belief_about(row, self._picking().scores(), self.posterior),
             }
             return {**standing, "why": why(standing)}
-
-    def rows_of(self, ids: Sequence[Hashable]) -> Tensor:
-        """Row numbers (B,) int64 of prompts by name; IndexError names the first that is unknown."""
-        return self._identities.rows(ids)
-
-    def ids_of(self, index: IntegersLike) -> list[Hashable]:
-        """Names of the prompts in rows (B,); the row numbers themselves where the selector was given no ids."""
-        return self._identities.names(checks.rows("index", index, self.num_prompts).tolist())
 
     # Checkpoints
 
@@ -279,17 +194,11 @@ class PromptSelector:
         """Everything that decides the coming picks: tensors, numbers, strings and nested dictionaries of them."""
         with self._lock:
             self._raise_unread()
-            picked = self._last_pick.cpu()
             return {
                 "version": STATE_VERSION,
                 **self._agreed(),
-                "selections": self._selections,
-                "reused": self._reused,
                 "posterior": self.posterior.state_dict(),
-                "in_flight": self._in_flight.state(),
-                "last_pick": {"index": picked[picked >= 0], "cut": float(self._last_cut)},
-                "recent": self._recent.state(),
-                "metrics": self._metrics.state(),
+                **self._books.state(),
             }
 
     def load_state_dict(self, state: Mapping[str, Any], in_flight: str = "redraw") -> None:
@@ -307,12 +216,7 @@ class PromptSelector:
                 raise ValueError(f"in_flight must be one of {', '.join(IN_FLIGHT_POLICIES)}; got {in_flight!r}")
             check_state(state, self._agreed(), self.num_prompts)
             self.posterior.load_state_dict(state["posterior"])
-            self._outings.restore(state["in_flight"], in_flight)
-            self._untold.forget()
-            self._metrics.restore(state["metrics"])
-            self._recent.restore(state["recent"])
-            self._selections, self._reused = state["selections"], state["reused"]
-            self._last_pick, self._last_cut = state["last_pick"]["index"].clone(), state["last_pick"]["cut"]
+            self._books.restore(state, in_flight)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: safetensors and JSON, to a temporary file that is then renamed."""
@@ -325,108 +229,24 @@ class PromptSelector:
 
     # Inner workings
 
-    @property
-    def _in_flight(self) -> InFlight:
-        """What is out, as the host knows it once it has read what a device did meanwhile."""
-        self._outings.settle()
-        return self._outings
-
     def _picking(self) -> Picking:
         """The next pick, as things stand."""
         return Picking(
             posterior=self.posterior,
             acquisition=self.acquisition,
             seed=self.seed,
-            step=self._selections,
+            step=self._books.selections,
             batch_size=self.batch_size,
             on_shortage=self.on_shortage,
             allow_in_flight=self.allow_in_flight,
-            in_flight=self._outings,
-            recent=self._recent,
+            in_flight=self._books.out,
+            recent=self._books.recent,
         )
-
-    def _send(self, picked: Picked, wanted: int) -> Tensor:
-        """Note a pick of `wanted` prompts in the books: their rows (B,) on the posterior's device."""
-        redrawn, new = picked.redrawn, picked.fresh
-        if picked.missing:
-            # Once in a run, for in a small pool it may be so at every pick; the metric `reused` counts them.
-            level = logging.DEBUG if self._reused else logging.WARNING
-            logger.log(level, "%d of the picked prompts are still in flight: too few others are left", picked.missing)
-        if picked.reused:
-            new = torch.cat([new, torch.tensor(picked.reused, dtype=torch.int64)])
-        self._outings.redrawn(picked.again)
-        self._outings.send(new, self._selections)
-        if len(new):
-            self._remember(new, wanted - len(redrawn), redrawn)
-            self._selections += 1
-            self._reused += len(picked.reused)
-            self._last_cut = self._last_cut if picked.cut is None else picked.cut
-        rows = torch.cat([torch.tensor(redrawn, dtype=torch.int64), new]) if redrawn else new
-        self._last_pick = rows.to(self.posterior.device)
-        return self._last_pick.clone()
-
-    def _send_unread(self, picking: Picking, wanted: int, mask: Tensor | None, sure: bool = True) -> Tensor:
-        """Pick `wanted` prompts, (wanted,) on the device; some may be -1 unless there are enough for sure."""
-        picked, scores = picking.unread(wanted, mask)
-        values, sent_out, nobody = scores[picked], picked, None
-        if not sure:
-            nobody = picked < 0
-            values, sent_out = values.masked_fill(nobody, -torch.inf), picked.masked_fill(nobody, self.num_prompts)
-        self._untold.note(values, nobody)
-        self._outings.send_unread(sent_out, self._selections)
-        self._remember(picked, wanted)
-        self._selections += 1
-        self._last_pick, self._last_cut = picked, values.min()
-        return picked.clone()
 
     def _raise_unread(self) -> None:
         """Tell, once, what was wrong with a pick that nobody waited for."""
         if self.posterior.on_device:
-            self._untold.tell(self.acquisition)
-
-    def _land(self, rows: Tensor) -> None:
-        """End the outings of observed rows (B,), which are on the host or, unread, on the device."""
-        if self.posterior.defers_checks(rows):
-            self._outings.land_unread(rows)
-        elif self.posterior.on_device:
-            self._outings.land_unread(sent(rows, self.posterior.device), known=rows)
-        else:
-            self._in_flight.land(rows)
-
-    def _remember(self, rows: Tensor, wanted: int, redrawn: Sequence[int] = ()) -> None:
-        """Rows (B,) were picked anew, of `wanted`, beside those redrawn, for an acquisition that goes by batches."""
-        if isinstance(self.acquisition, Diverse | OfBatch):
-            self._recent.add(rows, self._recent.batch(wanted, redrawn))
-
-    def _observe(
-        self,
-        index: IntegersLike | None,
-        rewards: RewardsLike | None,
-        ids: Sequence[Hashable] | None,
-        successes: IntegersLike | None,
-        trials: IntegersLike | int | None,
-    ) -> Tensor:
-        """Hand counts to the posterior; the rows (B,) that they are of, on the device if they were observed there."""
-        unread = index is not None and ids is None and self.posterior.defers_checks(index)
-        rows = checks.integers("index", index) if unread and index is not None else self._rows(index, ids)
-        if rewards is not None:
-            if successes is not None or trials is not None:
-                raise ValueError("give rewards, or successes and trials, not both")
-            successes, trials = checks.counts_from_rewards(rewards, self.success_threshold, len(rows), unread)
-        elif successes is None or trials is None:
-            raise ValueError("give rewards of shape (B, G), or both successes and trials")
-        if unread:
-            return self.posterior.observe_unread(rows, successes, trials)
-        self.posterior.observe(rows, successes, trials)
-        return rows
-
-    def _rows(self, index: IntegersLike | None, ids: Sequence[Hashable] | None) -> Tensor:
-        if (index is None) == (ids is None):
-            raise ValueError("name the prompts by index or by ids, one of the two")
-        if ids is not None:
-            return self._identities.rows(ids)
-        assert index is not None
-        return checks.rows("index", index, self.num_prompts)
+            self._books.untold.tell(self.acquisition)
 
     @staticmethod
     def _batch_size(batch_size: int, available: int, where: str = "the pool") -> int:
@@ -446,7 +266,7 @@ class PromptSelector:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            self._outings.settle()
+            self._books.out.settle()
             return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

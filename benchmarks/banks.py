@@ -1,4 +1,6 @@
-"""What a bank of eight drifts, or of eight decays, costs beside a single one: a whole step of selecting and learning.
+"""What a bank of eight drifts or decays costs beside a single one: a whole step of selecting and learning.
+
+The decays are those of success rates, and of hidden states whose transitions the pool learns together, or nine groups.
 
     python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15] [--device cuda]
 
@@ -24,12 +26,20 @@ MODELS = {
     "eight drifts": bp.SuccessRate(PRIOR, drift=bp.DriftBank(WALKS)),
     "one decay": bp.SuccessRate(dist.Beta(1.0, 1.0), grid=41, decay=0.8),
     "eight decays": bp.SuccessRate(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
+    "pooled": bp.SolvingProgress(decay=0.8, pooling="pool"),
+    "eight pooled": bp.SolvingProgress(decay=bp.DecayBank(), pooling="pool"),
+    "grouped": bp.SolvingProgress(decay=0.8, pooling="group"),
+    "eight grouped": bp.SolvingProgress(decay=bp.DecayBank(), pooling="group"),
 }
+PAIRS = [("one drift", "eight drifts"), ("one decay", "eight decays")]
+PAIRS += [(name, f"eight {name}") for name in ("pooled", "grouped")]
+GROUPS = 9
 
 
-def prepared(model: bp.SuccessRate, size: int, device: str) -> bp.PromptSelector:
+def prepared(model: bp.SuccessRate | bp.SolvingProgress, size: int, device: str) -> bp.PromptSelector:
     """A selector whose pool has been seen by halves."""
-    posterior = model.posterior(size, device=device)
+    told = {"groups": torch.arange(size) % GROUPS} if getattr(model, "pooling", None) == "group" else {}
+    posterior: bp.Posterior = model.posterior(size, device=device, **told)
     selector = bp.PromptSelector(posterior, bp.acquisition.InformativeProbability(), min(256, size), seed=0)
     generator = torch.Generator().manual_seed(0)
     for part in torch.randperm(size, generator=generator)[: size // 2].chunk(20):
@@ -55,7 +65,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
-    heads = ("prompts", "one drift, ms", "eight, ms", "ratio", "one decay, ms", "eight, ms", "ratio")
+    heads = ["prompts"]
+    for name, _ in PAIRS:
+        heads += [f"{name}, ms", "eight, ms", "ratio"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for size in (int(float(text)) for text in options.sizes.split(",")):
         selectors = {name: prepared(model, size, options.device) for name, model in MODELS.items()}
@@ -66,8 +78,7 @@ def main() -> None:
                 if turn >= 3:
                     times[name].append(spent)
         ms = {name: 1e3 * median(spent) for name, spent in times.items()}
-        pairs = [("one drift", "eight drifts"), ("one decay", "eight decays")]
-        cells = [f"{ms[a]:.2f} | {ms[b]:.2f} | {ms[b] / ms[a]:.2f}" for a, b in pairs]
+        cells = [f"{ms[a]:.2f} | {ms[b]:.2f} | {ms[b] / ms[a]:.2f}" for a, b in PAIRS]
         print(f"| {size:,} | {' | '.join(cells)} |", flush=True)
 
 

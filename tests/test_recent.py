@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 
 import bayes_prompt as bp
-from bayes_prompt.recent import Batch, RecentPicks
+from bayes_prompt.recent import OpenBatch, RecentPicks
 
 
 def pick(recent: RecentPicks, *rows: int) -> None:
     recent.add(torch.tensor(rows, dtype=torch.int64), recent.batch(len(rows)))
 
 
-def standing(batch: Batch) -> tuple[int, list[int], int]:
+def standing(batch: OpenBatch) -> tuple[int, list[int], int]:
     return batch.number, batch.rows.tolist(), batch.begun
 
 
@@ -51,6 +51,25 @@ def test_a_full_batch_stays_full_for_whoever_has_larger_ones(batch_size: int) ->
     pick(recent, 1, 2, 3, 4)
     other.restore(recent.state())
     assert standing(other.batch(1)) == (1, [1, 2, 3, 4], 0)
+
+
+def test_who_is_given_back_is_forgotten() -> None:
+    recent = RecentPicks(batch_size=4, batches=2)
+    pick(recent, 1, 2, 3, 4)
+    pick(recent, 5, 2)
+    recent.give_back(2, 1)  # the last pick of it, of the batch that is begun
+    assert standing(recent.batch(3)) == (1, [1, 2, 3, 4, 5], 1)
+    recent.give_back(5, 2)  # an earlier one, which is kept no more
+    recent.give_back(3, 1)
+    assert standing(recent.batch(3)) == (1, [1, 2, 4, 5], 1)
+    pick(recent, 2, 6)
+    recent.give_back(2, 2)  # it is out twice, and the first of the two is over
+    assert (recent.rows.tolist(), recent.batch(1).mates.tolist()) == ([1, 4, 5, 2, 6], [5, 2, 6])
+    for prompt in (5, 2, 6):
+        recent.give_back(prompt, 1)
+    assert standing(recent.batch(1)) == (2, [1, 4], 0)  # nobody is left of it: the next pick begins another
+    recent.give_back(9, 1)
+    assert recent.rows.tolist() == [1, 4]
 
 
 def test_nobody_is_not_remembered() -> None:

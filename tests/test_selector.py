@@ -339,5 +339,5 @@ def test_group_sizes_that_change_from_step_to_step_change_the_scores() -> None:
     for step, trials in enumerate([8, 2, 2, 5, 8, 8]):
         picked = selector.select()
         selector.update(picked, successes=[step % 2] * 4, trials=trials)
-        kept, _ = selector.acquisition.ranking(selector.posterior, 0, 0, 4)
+        kept, _ = selector.acquisition.ranking(selector.posterior, 0, 0, bp.acquisition.Batch(4))
         assert torch.equal(kept, selector.posterior.informative_probability(trials))

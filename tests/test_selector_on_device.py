@@ -114,7 +114,7 @@ def test_picks_are_those_of_the_host(method: str, backend: str, allow_in_flight:
         if step % 5 == 4:  # now and then the host asks
             assert here.metrics() == pytest.approx(there.metrics(), rel=1e-6)
             assert here.outings.tolist() == there.outings.tolist()
-            assert torch.equal(here._in_flight.available, there._in_flight.available.cpu())
+            assert torch.equal(here._books.in_flight.available, there._books.in_flight.available.cpu())
     assert here.selections == there.selections
     twin = copy.deepcopy(there)
     assert twin.select().tolist() == here.select().tolist()
@@ -201,7 +201,7 @@ def test_a_mask_that_leaves_too_few_is_told_later(backend: str) -> None:
     twin = make("dps", backend)
     twin.load_state_dict(selector.state_dict(), in_flight="keep")  # a pick that was short spoils no checkpoint
     assert twin.select().tolist() == selector.select().tolist()
-    selector.release(selector._last_pick.cpu())
+    selector.release(selector._books.last_pick.cpu())
     with pytest.raises(ValueError, match=r"a candidates mask must have shape \(60,\); got \(59,\)"):
         selector.select(few[1:])
     selector.observe([3, 50], rewards_of(torch.tensor([3, 50]), 0))
@@ -245,5 +245,5 @@ def test_a_loaded_state_is_scored_by_its_own_group_size() -> None:
     there.load_state_dict(state, in_flight="release")
     fresh.load_state_dict(state, in_flight="release")
     assert there.select().tolist() == fresh.select().tolist()
-    kept, _ = there.acquisition.ranking(there.posterior, 0, 0, B)
+    kept, _ = there.acquisition.ranking(there.posterior, 0, 0, bp.acquisition.Batch(B))
     assert not bool(kept.any())  # a group of one is never mixed

@@ -1,6 +1,7 @@
 """What we want next: scores over the pool for any posterior, and the exact pick of the best with random ties."""
 
 from bayes_prompt.acquisition.allocation import Allocation, RateBeliefs, allocate, expected_accuracy
+from bayes_prompt.acquisition.batch import Batch
 from bayes_prompt.acquisition.diverse import Diverse
 from bayes_prompt.acquisition.diversity import DiversePick, Diversity
 from bayes_prompt.acquisition.exploration import (
@@ -31,6 +32,7 @@ __all__ = [
     "Acquisition",
     "Allocation",
     "AnyCorrect",
+    "Batch",
     "BestOfN",
     "Diverse",
     "DiversePick",

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayes_prompt.acquisition.batch import Batch
 from bayes_prompt.acquisition.diversity import Diversity, check_weight
 from bayes_prompt.acquisition.scores import Acquisition
+from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
 
@@ -50,9 +52,18 @@ class Diverse(Acquisition):
         )
         self._digest = hashlib.sha256(self.pool.values.cpu().numpy().data).hexdigest()[:16]
 
+    @property
+    def by_batch(self) -> bool:
+        """True: a pick keeps away from the others of its batch, and from the last batches."""
+        return True
+
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), the utilities alone."""
         return self.utility.scores(posterior, seed, step)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,), the utilities alone, for the batch where they go by that."""
+        return self.utility.scores_for(posterior, seed, step, batch), None
 
     def choose(
         self,

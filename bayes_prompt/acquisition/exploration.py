@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bayes_prompt.acquisition.batch import Batch
 from bayes_prompt.acquisition.scores import Acquisition
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
@@ -20,24 +21,23 @@ from bayes_prompt.posteriors.base import Posterior
 
 
 class OfBatch(Acquisition):
-    """A ranking that depends on the batch it is for: on who may be picked at all, and on what was picked before."""
+    """A ranking that depends on the batch it is for: on who may be picked at all, and on what was picked before.
+
+    Within another acquisition it is told of the batch too. Where nobody can tell, `scores` raises TypeError.
+    """
+
+    @property
+    def by_batch(self) -> bool:
+        """True: the selector tells all of the batch."""
+        return True
+
+    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
+        """TypeError in place of scores (N,) for a batch that nobody has told of."""
+        raise TypeError(f"{self!r} scores prompts for a batch: ask for its ranking(posterior, seed, step, Batch(size))")
 
     @abstractmethod
-    def ranking(
-        self,
-        posterior: Posterior,
-        seed: int,
-        step: int,
-        batch: int,
-        allowed: Tensor | None = None,
-        mates: Tensor | None = None,
-        number: int = 0,
-    ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) for a batch of `batch` prompts, which may be picked in parts: the best of the whole come first.
-
-        allowed: (N,) bool, who may be picked; None for all. mates: (M,) int64, who of this batch was picked before.
-        number: of the batches begun before this one.
-        """
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for this batch, and the shortlist of the best, if any."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class LookIndex(Acquisition):
 
     horizon: steps that what is seen is of use for, at least 0; 0 is `InformativeProbability`.
     trials: the coming group size; None takes that of the last observation (8 before there was one).
-    new: the horizon of prompts that nobody has looked at yet, at least 0; None: the same. What was lost before may be
-        lost again soon, so that a first look that pays is of use for longer than a second one.
+    new: the horizon of prompts of which there is no record (`Posterior.unseen`), at least 0; None: the same. What was
+        lost before may be lost again soon, so that a first look that pays is of use for longer than a second one.
     """
 
     horizon: float = 30.0
@@ -69,44 +69,44 @@ class LookIndex(Acquisition):
 
 @dataclass(frozen=True)
 class Survey(OfBatch):
-    """Another acquisition, after a first few batches of prompts that nobody has looked at yet: its best ones of these.
+    """Another acquisition, after a first few batches of prompts of which there is no record: its best ones of these.
 
     What is seen early is of use for longest, and shows what the pool is like; a batch that may be followed by thousands
-    should not be picked as if it were the last. Batches count from when they are picked, however late they come back,
-    and so do steps that were trained on otherwise.
+    should not be picked as if it were the last.
 
-    acquisition: whose scores count. batches: of new prompts, at least 0; of half a batch, half are new.
+    Batches are counted by their prompts, in units of the batch that is picked now. A prompt counts from when it is
+    picked, however late it comes back, and for each step in which it was observed, whoever had picked it. What was
+    released does not count: of a batch that came back in part, what came back and what is still out do.
+
+    acquisition: whose scores count. batches: of new prompts (`Posterior.unseen`), at least 0; of half a batch, half are
+    new. familiar: whether those that `warm_start` alone told of are new too, so that what another model was like is
+    seen of this one.
     """
 
     keeps_places: ClassVar[bool] = True
     acquisition: Acquisition
     batches: float = 5.5
+    familiar: bool = False
 
     def __post_init__(self) -> None:
         _other(self.acquisition)
+        if not isinstance(self.familiar, bool):
+            raise TypeError(f"familiar must be True or False; got {self.familiar!r}")
         _set(self, batches=_at_least_0("batches", self.batches))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
         return self.acquisition.scores(posterior, seed, step)
 
-    def ranking(
-        self,
-        posterior: Posterior,
-        seed: int,
-        step: int,
-        batch: int,
-        allowed: Tensor | None = None,
-        mates: Tensor | None = None,
-        number: int = 0,
-    ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,): as many new prompts as have a place left lie above all others. See `OfBatch`."""
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, mates, number)
-        share = min(1.0, self.batches - max(number, posterior.step))
-        places = round(share * batch) - _count(mates)  # the first of a batch are those
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,): as many new prompts as have a place left lie above all others."""
+        scores, shortlist = self.acquisition.ranking(posterior, seed, step, batch)
+        before = posterior.looks + batch.out - len(batch.mates)
+        share = min(1.0, self.batches - before / batch.size)
+        places = round(share * batch.size) - len(batch.mates)  # the first of a batch are those
         if places <= 0:
             return scores, shortlist
-        new = posterior.unseen if allowed is None else posterior.unseen & allowed
+        new = batch.among(posterior.visits == 0 if self.familiar else posterior.unseen)
         return _lifted(scores, torch.where(new, scores, -torch.inf), places, share < 1)
 
 
@@ -126,28 +126,15 @@ class KnowledgeGradient(OfBatch):
     def __post_init__(self) -> None:
         _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials))
 
-    def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
-        """Scores (N,) for batches of a tenth of the pool, which `ranking` knows better."""
-        return self.ranking(posterior, seed, step, max(1, posterior.num_prompts // 10))[0]
-
-    def ranking(
-        self,
-        posterior: Posterior,
-        seed: int,
-        step: int,
-        batch: int,
-        allowed: Tensor | None = None,
-        mates: Tensor | None = None,
-        number: int = 0,
-    ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,) at the price of the last place among those who may be picked. See `OfBatch`."""
-        trials = _coming(self.trials, posterior)
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) at the price of the last place among those who may be picked and those who were before."""
+        trials, free = _coming(self.trials, posterior), batch.allowed
         now = posterior.informative_probability(trials)
-        if allowed is not None and mates is not None:  # whose places are among those that the price is of
-            allowed = allowed.index_fill(0, mates.to(allowed.device), True)
-        free = now if allowed is None else now[allowed]
-        places = min(batch, len(free))
-        price = float(free.topk(places).values[-1]) if places else 0.0
+        if free is not None:
+            free = free.index_fill(0, batch.mates.to(free.device), True)
+        open_to = now if free is None else now[free]
+        places = min(batch.size, len(open_to))
+        price = float(open_to.topk(places).values[-1]) if places else 0.0
         return now + self.horizon * posterior.look_gain(trials, price), None
 
 
@@ -218,22 +205,13 @@ class RevisitFloor(OfBatch):
         """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
         return self.acquisition.scores(posterior, seed, step)
 
-    def ranking(
-        self,
-        posterior: Posterior,
-        seed: int,
-        step: int,
-        batch: int,
-        allowed: Tensor | None = None,
-        mates: Tensor | None = None,
-        number: int = 0,
-    ) -> tuple[Tensor, Shortlist | None]:
-        """Scores (N,): those that are due lie above all others, longest absent first. See `OfBatch`."""
-        scores, shortlist = _within(self.acquisition, posterior, seed, step, batch, allowed, mates, number)
-        kept = max(1, round(self.share * batch)) if self.share else 0
-        places = kept - _count(mates)  # the first of a batch are those
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,): those that are due lie above all others, longest absent first."""
+        scores, shortlist = self.acquisition.ranking(posterior, seed, step, batch)
+        kept = max(1, round(self.share * batch.size)) if self.share else 0
+        places = kept - len(batch.mates)  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
-        overdue = absent >= self.absence if allowed is None else (absent >= self.absence) & allowed
+        overdue = batch.among(absent >= self.absence)
         if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
             return scores, shortlist
         scores, due = scores.clone(), torch.where(overdue, absent, -1).double()
@@ -245,10 +223,6 @@ class RevisitFloor(OfBatch):
         top = scores.amax() + 1
         scores[rows] = top + torch.arange(len(rows), 0, -1, dtype=scores.dtype, device=scores.device)
         return scores, None
-
-
-def _count(mates: Tensor | None) -> int:
-    return 0 if mates is None else len(mates)
 
 
 def _coming(trials: int | None, posterior: Posterior) -> int:
@@ -270,19 +244,6 @@ def _set(acquisition: Acquisition, **fields: object) -> None:
     """Python's own numbers, so that equal settings are written alike in checkpoints."""
     for name, value in fields.items():
         object.__setattr__(acquisition, name, value)
-
-
-def _within(
-    acquisition: Acquisition,
-    posterior: Posterior,
-    seed: int,
-    step: int,
-    batch: int,
-    *of_batch: Any,
-) -> tuple[Tensor, Shortlist | None]:
-    """The ranking of the acquisition within, which may depend on the batch itself."""
-    told = of_batch if isinstance(acquisition, OfBatch) else ()
-    return acquisition.ranking(posterior, seed, step, batch, *told)
 
 
 def _other(acquisition: Acquisition) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bayes_prompt.acquisition.batch import Batch
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
@@ -19,18 +20,27 @@ class Acquisition(ABC):
     """A score for every prompt of any posterior. They add up: `PartialProbability() + EntropyBonus(0.1)`."""
 
     keeps_places: ClassVar[bool] = False
-    """Whether it lifts scores in `ranking` to keep places of a batch, which sums would lose (`exploration.OfBatch`)."""
+    """Whether it lifts scores in `ranking` to keep places of a batch, which sums would lose."""
 
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,), higher is better. Random ones are functions of (seed, step, prompt)."""
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
-        """The same scores (N,) for a pick of `batch` prompts, and the shortlist of the best if the posterior keeps one.
+    @property
+    def by_batch(self) -> bool:
+        """Whether `ranking` goes by more of the batch than its size: by who may be picked, and who was before."""
+        return False
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,) for a batch, and the shortlist of the best if the posterior keeps one: those of `scores`.
 
         The scores may be overwritten by the next call and by the next step of the posterior.
         """
         return self.scores(posterior, seed, step), None
+
+    def scores_for(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> Tensor:
+        """Scores (N,) for another acquisition that holds this one: those for the batch, where this goes by that."""
+        return self.ranking(posterior, seed, step, batch)[0] if self.by_batch else self.scores(posterior, seed, step)
 
     def __repr__(self) -> str:
         """All that decides a pick, for checkpoints; of a class that does not say it, its name."""
@@ -54,9 +64,19 @@ class Sum(Acquisition):
     first: Acquisition
     second: Acquisition
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether one of the two goes by the batch."""
+        return self.first.by_batch or self.second.by_batch
+
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,)."""
         return self.first.scores(posterior, seed, step) + self.second.scores(posterior, seed, step)
+
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
+        """Scores (N,), each of the two those that it gives for the batch."""
+        first, second = (each.scores_for(posterior, seed, step, batch) for each in (self.first, self.second))
+        return first + second, None
 
 
 @dataclass(frozen=True)
@@ -76,12 +96,12 @@ class InformativeProbability(Acquisition):
         """Scores (N,) in [0, 1]."""
         return posterior.informative_probability(posterior.group_size if self.trials is None else self.trials)
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,) in [0, 1], which some posteriors work out while they make a step."""
         if type(self).scores is not InformativeProbability.scores:
             return super().ranking(posterior, seed, step, batch)
         trials = posterior.coming_group_size() if self.trials is None else self.trials
-        return posterior.informative_scores(trials, batch)
+        return posterior.informative_scores(trials, batch.size)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_prompt.acquisition.batch import Batch
 from bayes_prompt.acquisition.scores import Acquisition
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
@@ -30,11 +31,11 @@ class TargetSuccessRate(Acquisition):
         """Scores (N,), minus the distance to the target."""
         return -(_success_rate(posterior, self.draw, seed, step) - self.target).abs()
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,), which some posteriors work out while they draw."""
         if not self.draw or type(self).scores is not TargetSuccessRate.scores:
             return super().ranking(posterior, seed, step, batch)
-        return posterior.draw_scores(seed, step, self.target, self.target, batch)
+        return posterior.draw_scores(seed, step, self.target, self.target, batch.size)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Threshold(Acquisition):
         rate = _success_rate(posterior, self.draw, seed, step)
         return -torch.maximum(self.low - rate, rate - self.high).clamp(min=0)
 
-    def ranking(self, posterior: Posterior, seed: int, step: int, batch: int) -> tuple[Tensor, Shortlist | None]:
+    def ranking(self, posterior: Posterior, seed: int, step: int, batch: Batch) -> tuple[Tensor, Shortlist | None]:
         """Scores (N,), which some posteriors work out while they draw."""
         if not self.draw or type(self).scores is not Threshold.scores:
             return super().ranking(posterior, seed, step, batch)
-        return posterior.draw_scores(seed, step, self.low, self.high, batch)
+        return posterior.draw_scores(seed, step, self.low, self.high, batch.size)
 
 
 def _check(acquisition: TargetSuccessRate | Threshold, *rates: str) -> None:

@@ -123,7 +123,7 @@ def _graph(work: Workload) -> Ready:
     def step() -> None:
         posterior.update(picked, successes, trials)
         # The question that the selector asks too, whose answer is kept as long as nobody asks another one.
-        scores, best = selector.acquisition.ranking(posterior, 0, 0, BATCH)
+        scores, best = selector.acquisition.ranking(posterior, 0, 0, bp.acquisition.Batch(BATCH))
         pick = bp.acquisition.top_b(scores, BATCH, seed=0, step=moment, backend=posterior.backend, shortlist=best)
         picked.copy_(pick)
         moment.add_(1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.models import priors
+from bayes_prompt.models.banks import DecayBank
 from bayes_prompt.models.drift import LogitRandomWalk, Mixture, Redraw
 from bayes_prompt.models.emission import BetaBinomialEmission, PartitionEmission
 from bayes_prompt.models.kalman import LogitGaussian
@@ -175,6 +176,10 @@ def _grouped(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
     return SolvingProgress(_moves(move, stay, 3), decay=decay, pooling="group")
 
 
+def _adaptive(move: Tensor, stay: Tensor) -> SolvingProgress:
+    return SolvingProgress(_moves(move, stay, 3), decay=DecayBank(), pooling="pool")
+
+
 _COUNT = dist.LogNormal(0.0, 1.0)  # pseudo-counts
 _DECAY = dist.Uniform(0.0, 1.0)
 _LOGIT = {"mean": dist.Normal(0.0, 2.0), "deviation": dist.LogNormal(0.3, 0.7)}
@@ -274,10 +279,17 @@ FAMILIES: Mapping[str, Family] = {
         f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}}, pooling='pool')",
     ),
     "grouped": Family(
-        "dps, with a matrix that the prompts of a group learn; it needs groups",
+        "dps, with a matrix that the prompts of a group learn, which leans on the pool's; it needs groups",
         _grouped,
         {**_MOVES, "decay": _DECAY},
         {"move": 1.0, "stay": 1.0, "decay": 0.99},
         f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay={{decay:.6g}}, pooling='group')",
+    ),
+    "adaptive": Family(
+        "pooled, with a bank of decays that are weighted online by what each predicts",
+        _adaptive,
+        _MOVES,
+        {"move": 1.0, "stay": 1.0},
+        f"bp.SolvingProgress({_TRANSITIONS.format(3)}, decay=bp.DecayBank(), pooling='pool')",
     ),
 }

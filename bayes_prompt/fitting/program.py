@@ -126,5 +126,5 @@ class Program:
 def forgets(model: Any) -> bool:
     """Whether a declaration has no generative counterpart: its decay, or one of its bank, is below 1."""
     if isinstance(model, SolvingProgress):
-        return model.learn and model.decay < 1
+        return model.learn and bool(model.decay != 1)
     return bool(model.decay != 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,3 +99,39 @@ class DecayBank(Bank):
     def describe(self) -> dict[str, Any]:
         """The bank as JSON-able numbers and strings."""
         return {"decays": list(self.members), **self._numbers()}
+
+
+@dataclass(frozen=True, eq=False)
+class StrengthBank(Bank):
+    """A bank of strengths of partial pooling, in place of one that is set by hand: see `Bank`.
+
+    A strength is how many transitions the pool weighs as at most, in what is believed of those of a group, for each
+    state that they lead from; at least 0, which leaves groups on their own, up to infinity, which makes them one pool.
+    """
+
+    members: Sequence[float] = (0.0, 10.0, 30.0, 100.0, math.inf)
+    memory: float = 0.98
+    pooling: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for place, member in enumerate(self.members):
+            strength(f"members[{place}]", member)
+        object.__setattr__(self, "members", tuple(map(float, self.members)))
+
+    def describe(self) -> dict[str, Any]:
+        """The bank as JSON-able numbers and strings."""
+        return {"strengths": [described(member) for member in self.members], **self._numbers()}
+
+
+def strength(name: str, value: float) -> None:
+    """Raise TypeError or ValueError unless `value` is a strength of partial pooling."""
+    checks.number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0; got {value}")
+
+
+def described(value: float) -> float | str:
+    """A strength for a description: infinity is no number of JSON's."""
+    return float(value) if math.isfinite(value) else "infinite"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from bayes_prompt.models import checks
 from bayes_prompt.models.grid import Points
-
-_MOST_JUMPS = 10  # as a power of two, that a matrix exponential is asked for at once
+from bayes_prompt.models.markov import exponential, generator, switching
 
 
 class Drift(ABC):
@@ -83,8 +81,8 @@ class LogitRandomWalk(Drift):
             value = checks.scalar(name, getattr(self, name))
             checks.entries(name, value, value.isfinite(), "must be finite")
 
-    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
-        """See `Drift`."""
+    def generator(self, points: Points) -> Tensor:
+        """Rates of jumps (K, K) float64 [from, to] in a unit of time, of which `transition` is the exponential."""
         variance = (checks.scalar("scale", self.scale) ** 2).clamp(min=1e-12)  # a trend alone has rates as well
         logit = points.logit[points.inner]
         gaps, between = logit.diff(), (logit[1:] + logit[:-1]) / 2
@@ -96,10 +94,13 @@ class LogitRandomWalk(Drift):
         diffusion, x = variance / 2, 2 * trend * gaps / variance
         up = diffusion / gaps / widths[:-1] * _bernoulli(-x)
         down = diffusion / gaps / widths[1:] * _bernoulli(x)
-        none = torch.zeros(1, dtype=torch.float64)
-        up, down = torch.cat([up, none]), torch.cat([none, down])
-        rates = torch.diag(up[:-1], 1) + torch.diag(down[1:], -1) - torch.diag(up + down)
-        return _placed(_exponential(rates, elapsed), points)
+        rates = torch.zeros(len(points.logit), len(points.logit), dtype=torch.float64)
+        rates[points.inner, points.inner] = generator(up, down)
+        return rates
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        """See `Drift`."""
+        return exponential(self.generator(points), elapsed)
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
@@ -197,7 +198,7 @@ class Mixture(Drift):
         stays = torch.eye(len(moves), dtype=torch.float64)
         switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
         if elapsed != 1.0:
-            switch = _exponential(_generator(self.thaw, self.freeze), elapsed)
+            switch = exponential(switching(self.thaw, self.freeze), elapsed)
         return torch.cat([torch.cat([a * stays, b * moves], 1) for a, b in switch], 0)
 
     def describe(self) -> dict[str, Any]:
@@ -314,26 +315,6 @@ def _bernoulli(x: Tensor) -> Tensor:
     return torch.where(small, 1 - x / 2, safe / torch.expm1(safe.clamp(max=300.0)))  # whose gradients stay numbers
 
 
-def _exponential(rates: Tensor, elapsed: float) -> Tensor:
-    """exp(rates * elapsed): where that is long, a shorter time's, squared until it is reached or nothing moves."""
-    jumps = float(rates.detach().abs().max()) * min(elapsed, 1.0)  # either factor may be too large for their product
-    halvings = 0 if jumps == 0 else max(0, math.ceil(math.log2(jumps) + math.log2(max(elapsed, 1.0))) - _MOST_JUMPS)
-    # With a one more on its diagonal torch is right to rounding; of small ones it loses six digits.
-    short = rates * math.ldexp(elapsed, -halvings) + torch.eye(len(rates), dtype=torch.float64)
-    found = _stochastic(torch.linalg.matrix_exp(short))
-    for _ in range(halvings):
-        before, found = found, _stochastic(found @ found)
-        if torch.equal(before, found):
-            break
-    return found
-
-
-def _stochastic(matrix: Tensor) -> Tensor:
-    """The matrix without what rounding took from its rows, or put below 0."""
-    matrix = matrix.clamp(min=0)
-    return matrix / matrix.sum(1, keepdim=True)
-
-
 def check_transition(moves: Tensor, states: int, elapsed: float) -> None:
     """ValueError or TypeError unless these are transitions, of shape (J, S, S), over as many states."""
     if moves.dtype != torch.float64:
@@ -345,19 +326,3 @@ def check_transition(moves: Tensor, states: int, elapsed: float) -> None:
         raise ValueError(
             f"transition must have rows of at least 0 that sum to 1; a drift's do not, for elapsed = {elapsed}"
         )
-
-
-def _generator(thaw: float, freeze: float) -> Tensor:
-    """Rates of changing over whose effect within one unit of time is that of the two probabilities."""
-    total = thaw + freeze
-    if total == 0:
-        return torch.zeros(2, 2, dtype=torch.float64)
-    rate = -torch.log1p(torch.tensor(-total, dtype=torch.float64)) / total
-    return rate * torch.tensor([[-thaw, thaw], [freeze, -freeze]], dtype=torch.float64)
-
-
-def _placed(moves: Tensor, points: Points) -> Tensor:
-    """A transition between the points that are no atoms, with atoms that stay."""
-    whole = torch.eye(len(points.logit), dtype=torch.float64)
-    whole[points.inner, points.inner] = moves
-    return whole

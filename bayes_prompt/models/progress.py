@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from bayes_prompt.errors import CannotLower
-from bayes_prompt.models import checks, priors
+from bayes_prompt.models import banks, checks, priors
+from bayes_prompt.models.banks import DecayBank, StrengthBank
 from bayes_prompt.models.emission import Emission, PublishedEmission
+from bayes_prompt.models.transitions import log, sample_of_groups, sample_transition
 
 if TYPE_CHECKING:
     from bayes_prompt.history import History
@@ -31,7 +33,7 @@ class ProgressTables:
     Attributes:
         concentration: (K, K) pseudo-counts of transitions [from, to]; zeros are forbidden moves.
         initial: (K,) probabilities of the first state.
-        decay: what is left of learned pseudo-counts after a step, in [0, 1].
+        decay: what is left of learned pseudo-counts after a step, in [0, 1]; of a bank all of them.
         learn: whether transitions are learned, or stay at the mean of the prior.
         num_states: K.
         emission: the law of counts given the state.
@@ -39,7 +41,7 @@ class ProgressTables:
 
     concentration: Tensor
     initial: Tensor
-    decay: float
+    decay: float | tuple[float, ...]
     learn: bool
     num_states: int
     emission: Emission
@@ -71,11 +73,15 @@ class SolvingProgress:
         initial: the first state: probabilities (K,), or a Dirichlet over them, lowered to its mean, which is exact as
             only the first state depends on them. None: uniform over the K states.
         decay: in [0, 1]; with every step the pseudo-counts C become decay * C + (1 - decay) * C0; 1 never forgets.
-            Published settings: 0.7 (MATH), 0.5 (Countdown, Geometry3k).
+            Published settings: 0.7 (MATH), 0.5 (Countdown, Geometry3k). Where transitions are pooled a `DecayBank` may
+            take its place.
         learn: learn transitions from what is observed; False fixes them at the prior's mean.
         emission: the law of counts given the state. None: `PublishedEmission()`, for K = 3.
         pooling: who learns a transition matrix together: "prompt", each its own as published; "pool", all prompts; or
-            "group", those of a group, which `posterior(groups=...)` tells.
+            "group", those of a group, which `posterior(groups=...)` tells, or of a cluster of embeddings.
+        strength: with pooling "group", how much a group's transitions lean on the pool's: how many of the pool's these
+            weigh as at most, in [0, infinity]; 0 leaves groups on their own, infinity makes one pool of them. None: a
+            `StrengthBank()`, weighted online by evidence.
 
     Raises:
         CannotLower: a field is something that has no table for the kernels; the message says what would work.
@@ -84,10 +90,11 @@ class SolvingProgress:
 
     transition: Dirichlet | Tensor = field(default_factory=priors.uniform)
     initial: Dirichlet | Tensor | None = None
-    decay: float = 0.7
+    decay: float | DecayBank = 0.7
     learn: bool = True
     emission: Emission | None = None
     pooling: str = "prompt"
+    strength: float | StrengthBank | None = None
 
     def __post_init__(self) -> None:
         """Fill in what is None, take copies of the caller's tensors, and check every field."""
@@ -109,10 +116,10 @@ class SolvingProgress:
             )
         _check_nonnegative("initial", initial)
         checks.entries("the sum of initial", initial.sum(), (initial.sum() - 1).abs() <= 1e-6, "must be 1 within 1e-6")
-        checks.unit_interval("decay", self.decay)
         checks.flag("learn", self.learn)
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
+        self._check_pooled()
         if self.pooling != "prompt" and not self.learn:
             raise ValueError(f"pooling={self.pooling!r} is of what is learned; learn is False")
         if self.emission is None:
@@ -120,6 +127,23 @@ class SolvingProgress:
         if self._emission.num_states != self.num_states:
             got = f"{type(self._emission).__name__} has {self._emission.num_states}"
             raise ValueError(f"emission must have K = {self.num_states} states like transition; {got}")
+
+    def _check_pooled(self) -> None:
+        """Check `decay`, and fill in and check `strength`, which depend on the pooling."""
+        if not isinstance(self.decay, DecayBank):
+            checks.unit_interval("decay", self.decay)
+        elif self.pooling == "prompt":
+            raise ValueError(
+                'decay must be a number in [0, 1] with pooling="prompt"; a DecayBank works with pooling="pool" or '
+                '"group", where transitions are shared'
+            )
+        if self.pooling != "group":
+            if self.strength is not None:
+                raise ValueError(f'strength goes with pooling="group"; pooling is {self.pooling!r}')
+        elif self.strength is None:
+            object.__setattr__(self, "strength", StrengthBank())
+        elif not isinstance(self.strength, StrengthBank):
+            banks.strength("strength", self.strength)
 
     @property
     def num_states(self) -> int:
@@ -146,7 +170,7 @@ class SolvingProgress:
         return ProgressTables(
             concentration=table.to(device),
             initial=checks.cast("initial", initial / initial.sum(), dtype).to(device),
-            decay=float(self.decay),
+            decay=tuple(self.decay.members) if isinstance(self.decay, DecayBank) else float(self.decay),
             learn=self.learn,
             num_states=self.num_states,
             emission=self._emission,
@@ -154,15 +178,19 @@ class SolvingProgress:
 
     def describe(self) -> dict[str, Any]:
         """The model as JSON-able numbers, strings and nested lists: equal exactly for models that filter alike."""
-        return {
+        described = {
             "model": "SolvingProgress",
             "transition": self._concentration().tolist(),
             "initial": self._initial_mean().tolist(),
-            "decay": float(self.decay),
+            "decay": self.decay.describe() if isinstance(self.decay, DecayBank) else float(self.decay),
             "learn": self.learn,
             "emission": self._emission.describe(),
             "pooling": self.pooling,
         }
+        if self.strength is None:
+            return described
+        leans = self.strength.describe() if isinstance(self.strength, StrengthBank) else banks.described(self.strength)
+        return {**described, "strength": leans}
 
     def posterior(
         self,
@@ -175,6 +203,7 @@ class SolvingProgress:
         concentration: Tensor | None = None,
         initial: Tensor | None = None,
         groups: Any = None,
+        embeddings: Any = None,
     ) -> ProgressPosterior:
         """The online state of `num_prompts` prompts under this model.
 
@@ -186,14 +215,21 @@ class SolvingProgress:
             first_prompt: the number of row 0 within a larger pool; random draws depend on it, not on the chunking.
             concentration: (N, K, K) priors [prompt, from, to], one for each prompt, in place of `transition`.
             initial: (N, K) initial beliefs, one for each prompt, in place of `initial`.
-            groups: (N,) integers from 0 up, with pooling "group", which needs them.
+            groups: (N,) integers from 0 up, with pooling "group", which needs them or `embeddings`.
+            embeddings: (N, D) numbers, in place of groups: these are then clusters of like embeddings, as many as the
+                root of N and no more than 64.
 
         Raises:
             CannotLower: as in `lower`.
-            ValueError, TypeError: a shape or value of the per-prompt priors, or a backend that cannot be had.
+            ValueError, TypeError: a shape or value of the per-prompt priors, of groups or of embeddings; both of these
+                or neither; or a backend that cannot be had.
         """
-        if (groups is not None) != (self.pooling == "group"):
-            raise ValueError(f'groups go with pooling="group"; pooling is {self.pooling!r}, groups are {groups!r:.40}')
+        told = [name for name, given in (("groups", groups), ("embeddings", embeddings)) if given is not None]
+        if self.pooling != "group" and told:
+            raise ValueError(f'{" and ".join(told)} go with pooling="group"; pooling is {self.pooling!r}')
+        if self.pooling == "group" and len(told) != 1:
+            got = "both" if told else "neither"
+            raise ValueError(f'pooling="group" takes either groups (N,) or embeddings (N, D); got {got}')
         options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "first_prompt": first_prompt}
         if self.pooling != "prompt":
             from bayes_prompt.posteriors.pooled_progress import PooledProgressPosterior
@@ -202,7 +238,9 @@ class SolvingProgress:
                 raise ValueError(
                     f'concentration is one for each prompt, and goes with pooling="prompt"; got {self.pooling!r}'
                 )
-            return PooledProgressPosterior(self, num_prompts, groups=groups, initial=initial, **options)
+            return PooledProgressPosterior(
+                self, num_prompts, groups=groups, embeddings=embeddings, initial=initial, **options
+            )
         from bayes_prompt.posteriors.progress import ProgressPosterior
 
         return ProgressPosterior(self, num_prompts, concentration=concentration, initial=initial, **options)
@@ -226,7 +264,12 @@ class SolvingProgress:
         `decay` has no generative counterpart: forgetting is a device of the online filter, and this program is the
         model whose transitions never change. With learn=False the filter is exact inference in it.
 
-        With pooling there is one matrix, `transition` (K, K), or with groups (R, K, K) in a plate `groups`.
+        With pooling "pool" there is one matrix, `transition` (K, K). With "group" there are R, `transition` (R, K, K)
+        in a plate `groups`, with a hierarchical prior: the pool's matrix `pool` (K, K) has the declared Dirichlet's
+        concentration C0, and those of the groups have C0 + strength * pool. With strength 0 there is no `pool`, with
+        infinity nothing else; of a `StrengthBank` the member is drawn evenly, at the site `strength` (), which is not
+        enumerated. The filter is exact inference of one group, or with strength 0 or infinity, where every state is
+        seen; else it has the pool's transitions in place of that matrix.
 
         Args:
             history: counts (T, N), or trials alone to sample from the prior predictive.
@@ -240,16 +283,16 @@ class SolvingProgress:
         allowed = concentration.detach() > 0
         counts: list[Tensor] = []
         states: list[Tensor] = []
-        shared = None if self.pooling == "prompt" else self._shared_transition(concentration, allowed, groups)
+        shared = None if self.pooling == "prompt" else self._shared(concentration, allowed, groups)
         with pyro.plate("prompts", history.num_prompts, dim=-1):
             if shared is not None:
                 transition = shared
             elif self.learn:
-                transition = _sample_transition(concentration, allowed)
+                transition = sample_transition("transition", concentration, allowed)
             else:
                 transition = concentration / concentration.sum(-1, keepdim=True)
-            logits = _log(self._sample_initial(device))
-            log_transition = _log(transition, allowed)
+            logits = log(self._sample_initial(device))
+            log_transition = log(transition, allowed)
             for t in pyro.markov(range(history.num_steps)):
                 if t > 0:
                     logits = Vindex(log_transition)[..., states[-1], :]
@@ -261,15 +304,14 @@ class SolvingProgress:
                 states.append(state)
         return Simulation(torch.stack(counts).long(), torch.stack(torch.broadcast_tensors(*states)))
 
-    def _shared_transition(self, concentration: Tensor, allowed: Tensor, groups: Tensor | None) -> Tensor:
+    def _shared(self, concentration: Tensor, allowed: Tensor, groups: Tensor | None) -> Tensor:
         """(K, K), or (N, K, K) of the prompts' groups."""
         if (groups is not None) != (self.pooling == "group"):
             raise ValueError(f'groups go with pooling="group"; pooling is {self.pooling!r}')
         if groups is None:
-            return _sample_transition(concentration, allowed)
-        with pyro.plate("groups", int(groups.max()) + 1, dim=-1):
-            transition = _sample_transition(concentration, allowed)
-        return transition[groups] if transition.ndim == 3 else transition
+            return sample_transition("transition", concentration, allowed)
+        assert self.strength is not None
+        return sample_of_groups(concentration, allowed, self.strength, groups)
 
     @property
     def _emission(self) -> Emission:
@@ -308,26 +350,6 @@ class SolvingProgress:
             concentration = self.initial.concentration.to(device, torch.float64)
             return pyro.sample("initial", dist.Dirichlet(concentration))
         return self._initial_mean().to(device)
-
-
-def _sample_transition(concentration: Tensor, allowed: Tensor) -> Tensor:
-    """A transition matrix for every prompt of the plate, (N, K, K), or (K, K) where no row has a choice."""
-    if bool(allowed.all()):
-        return pyro.sample("transition", dist.Dirichlet(concentration).to_event(1))
-    rows = []
-    for j, moves in enumerate(allowed):
-        place = torch.eye(len(moves), dtype=torch.float64, device=moves.device)[moves]  # (moves, K) one-hot
-        if len(place) == 1:
-            rows.append(place[0])
-        else:
-            rows.append(pyro.sample(f"transition_{j}", dist.Dirichlet(concentration[j][moves])) @ place)
-    return torch.stack(torch.broadcast_tensors(*rows), dim=-2)
-
-
-def _log(probabilities: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Logarithms that are -inf where the probability is zero for good, without a gradient of 1 / 0 there."""
-    allowed = probabilities.detach() > 0 if allowed is None else allowed
-    return torch.where(allowed, probabilities, 1.0).log().masked_fill(~allowed, -torch.inf)
 
 
 def _own(value: Any) -> Any:

@@ -119,14 +119,14 @@ def _clusters(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     rows, cell = embeddings.detach().cpu(), groups.cpu().unique(return_inverse=True)[1]
     # In two steps: so a prompt is compared with twice the root of MOST_CLUSTERS centres, not with all.
     for most in (min(int(cell.max()) + 1 + math.isqrt(MOST_CLUSTERS), MOST_CLUSTERS), MOST_CLUSTERS):
-        cell = _divided(rows, cell, most)
+        cell = divided(rows, cell, most)
     sizes, sums = cell.bincount(), torch.zeros(int(cell.max()) + 1, rows.shape[1], dtype=torch.float64)
     for start in range(0, count, _CHUNK):
         sums.index_add_(0, cell[start : start + _CHUNK], rows[start : start + _CHUNK].double())
     return cell.to(device), (sums / sizes[:, None]).to(device)
 
 
-def _divided(rows: Tensor, cell: Tensor, most: int) -> Tensor:
+def divided(rows: Tensor, cell: Tensor, most: int) -> Tensor:
     """Cells (N,) int64 that lie within those given (N,), none of them empty: each divided by its share of `most`."""
     sizes = cell.bincount()
     parts = 1 + max(0, most - len(sizes)) * sizes // len(cell)

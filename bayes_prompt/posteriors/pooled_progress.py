@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,88 +16,142 @@ from bayes_prompt.kernels.progress_filter import IMPOSSIBLE
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts
+from bayes_prompt.posteriors.kinship import divided
+from bayes_prompt.posteriors.pooled_transitions import PooledTransitions
 from bayes_prompt.posteriors.progress import ProgressPosterior
 
 if TYPE_CHECKING:
     from bayes_prompt.models.progress import SolvingProgress
 
+MOST_CLUSTERS = 64
+"""Groups that are made of embeddings."""
+
 
 class PooledProgressPosterior(ProgressPosterior):
     """Beliefs over the hidden states of N prompts that move by R transition matrices between them.
 
-    A step adds the expected transitions of all observed prompts of a group to its concentrations:
-    C' = decay * C + (1 - decay) * C0 + sum of xi, with xi as in DPS (arXiv 2603.10887), whose matrices are one for each
-    prompt. A look in the first step is of a prompt's first state, to which it has not moved, and adds nothing (in DPS
-    it does).
+    A step adds the expected transitions of all observed prompts of a group to its counts, as in DPS (arXiv 2603.10887),
+    whose matrices are one for each prompt; a group leans on what the others have counted: see `PooledTransitions`. A
+    look in the first step is of a prompt's first state, to which it has not moved, and adds nothing (in DPS it does).
+
+    With banks there are several matrices for each group, and one belief for each prompt: its coming state is expected
+    under their average, by weights that follow what each predicted. So a bank costs little more than one member.
 
     Args:
         model: the declaration, with pooling "pool" or "group".
         num_prompts: N. options: those of `Posterior`, and `initial`, as of `ProgressPosterior`.
         groups: (N,) integers from 0 up, with pooling "group".
+        embeddings: (N, D), in their place: clusters of them, by k-means, are the groups, which depend on nothing else.
     """
 
     def __init__(
-        self, model: SolvingProgress, num_prompts: int, *, groups: checks.IntegersLike | None = None, **options: Any
+        self,
+        model: SolvingProgress,
+        num_prompts: int,
+        *,
+        groups: checks.IntegersLike | None = None,
+        embeddings: Any = None,
+        **options: Any,
     ) -> None:
         # To the kernels transitions are fixed, and change between steps.
-        super().__init__(dataclasses.replace(model, learn=False, pooling="prompt"), num_prompts, **options)
+        fixed = dataclasses.replace(model, learn=False, pooling="prompt", strength=None, decay=1.0)
+        super().__init__(fixed, num_prompts, **options)
         self.model = model
+        if embeddings is not None:
+            groups = _clusters(checks.embeddings("embeddings", embeddings, num_prompts))
         self._groups, number = checks.groups("groups", groups, num_prompts)
         self._groups = self._groups.to(self.device)
-        self._declared = self._prior.double()  # (K, K)
-        self._pooled = self._declared.expand(number, -1, -1).clone()
+        self._transitions = PooledTransitions(model, self._prior.double(), number)
         self._spread()
 
     @property
+    def groups(self) -> Tensor:
+        """The group, or the cluster, of each prompt, (N,) int64."""
+        return self._groups
+
+    @property
     def pooled_concentration(self) -> Tensor:
-        """Concentrations of the transitions, (R, K, K) as [group, from, to]."""
-        return self._pooled.to(self.dtype)
+        """Concentrations of the transitions, (R, K, K) as [group, from, to].
+
+        With banks these are of Dirichlets with the mean of the members', and their average number of pseudo-counts.
+        """
+        return self._transitions.concentration.to(self.dtype)
+
+    def bank_weights(self) -> Tensor:
+        """How much each member of a `DecayBank` counts, (R, J) by group, rows that sum to one."""
+        return self._transitions.decays.now().to(self.dtype)
+
+    def strength_weights(self) -> Tensor:
+        """How much each member of a `StrengthBank` counts, (R, S) by group, rows that sum to one."""
+        return self._transitions.strengths.now().to(self.dtype)
 
     def sample_transition(self, seed: int, step: int) -> Tensor:
-        """One draw of every prompt's transition matrix, (N, K, K): prompts of a group have the same one."""
-        concentration = self._pooled.to(self.dtype).permute(1, 2, 0).contiguous()
+        """One draw of every prompt's transition matrix, (N, K, K): prompts of a group have the same one.
+
+        With banks it is drawn which member it comes from.
+        """
+        thompson, weights = self._kernel("thompson"), self._transitions.weights()
+        if weights.shape[1] == 1:
+            concentration = self._transitions.concentration
+        else:
+            member = torch.empty(len(weights), dtype=torch.int64, device=self.device)
+            thompson.sample_state(weights.T.to(self.dtype), seed, step, 0, member)
+            concentration = self._transitions.of_member(member)
+        concentration = concentration.to(self.dtype).permute(1, 2, 0).contiguous()
         out = torch.empty_like(concentration)
-        self._kernel("thompson").sample_dirichlet(concentration, seed, step, 0, out)
+        thompson.sample_dirichlet(concentration, seed, step, 0, out)
         return out.permute(2, 0, 1)[self._groups]
 
     def _apply(self, counts: Counts, elapsed: float) -> Observations:
         rows = counts.index.clamp(max=self.num_prompts - 1)
-        before = self._posterior[:, rows].double()  # (K, M), negative where there has been no transition yet
+        before = self._posterior[:, rows].T.double()  # (M, K), negative where there has been no transition yet
         likelihood = self._counted_as.of(counts, unread=self.on_device).likelihood.double()
-        moves = self._pooled / self._pooled.sum(2, keepdim=True)
-        joint = before.T[:, :, None] * moves[self._groups[rows]] * likelihood[:, None, :]  # (M, from, to)
-        total = joint.sum((1, 2), keepdim=True)
-        moved = counts.leader & (before >= 0).all(0)
-        forbidden = moved[:, None, None] & (total <= torch.finfo(self.dtype).tiny)
-        counted = moved[:, None, None] & ~forbidden
-        expected = torch.where(counted, joint / total.clamp(min=1e-300), 0.0)
         seen = super()._apply(counts, elapsed)
-        seen.status.bitwise_or_(IMPOSSIBLE * forbidden[:, 0, 0].int())
-        kept = self.model.decay**elapsed
-        self._pooled.mul_(kept).add_((1 - kept) * self._declared).index_add_(0, self._groups[rows], expected)
+        moved = counts.leader & (before >= 0).all(1)
+        tiny = torch.finfo(self.dtype).tiny
+        forbidden = self._transitions.learn(self._groups[rows], before, likelihood, moved, tiny, elapsed)
+        seen.status.bitwise_or_(IMPOSSIBLE * forbidden.int())
         self._spread()
         return seen
 
+    def _kept(self, elapsed: float) -> float:
+        return 1.0  # to the kernels, which learn nothing here
+
     def _spread(self) -> None:
         """Hand the concentrations to the kernels: (K, K), or one for each prompt where groups differ."""
-        if len(self._pooled) == 1:
-            self._prior = self._pooled[0].to(self.dtype)
+        pooled = self._transitions.concentration.to(self.dtype)
+        if len(pooled) == 1:
+            self._prior = pooled[0]
         else:
-            self._prior = self._pooled.to(self.dtype).permute(1, 2, 0)[:, :, self._groups].contiguous()
+            self._prior = pooled.permute(1, 2, 0)[:, :, self._groups].contiguous()
         super()._forget_answers()  # scores that were made in the step had the transitions before it
 
     def _forget_answers(self) -> None:
+        self._transitions.average()
         self._spread()
 
     def _describe(self) -> dict[str, Any]:
         groups = None
-        if len(self._pooled) > 1:
+        if len(self._transitions.moves) > 1:
             groups = hashlib.sha256(self._groups.cpu().numpy().tobytes()).hexdigest()[:16]
         return {**super()._describe(), "groups": groups}
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "pooled": self._pooled}
+        learned = self._transitions
+        return {
+            **super()._tensors(),
+            "transitions": learned.counts,
+            "decay_evidence": learned.decays.evidence,
+            "strength_evidence": learned.strengths.evidence,
+        }
 
     def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
         super()._check_belief(tensors)
-        require_no_less("posterior.tensors.pooled", tensors["pooled"], 0)
+        require_no_less("posterior.tensors.transitions", tensors["transitions"], 0)
+
+
+def _clusters(embeddings: Tensor) -> Tensor:
+    """The cluster (N,) int64 of embeddings (N, D): as many as the root of N, and no more than `MOST_CLUSTERS`."""
+    rows = embeddings.detach().cpu()
+    most = min(MOST_CLUSTERS, math.isqrt(len(rows)))
+    return divided(rows, torch.zeros(len(rows), dtype=torch.int64), most)

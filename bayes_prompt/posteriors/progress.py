@@ -16,6 +16,7 @@ from bayes_prompt.kernels.progress_filter import SMALLEST_SCALE, UNEXPECTED, Sco
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.models import checks as model_checks
+from bayes_prompt.models.banks import DecayBank
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Counts, Posterior
 from bayes_prompt.posteriors.evidence import CountTables
@@ -277,7 +278,7 @@ class ProgressPosterior(Posterior):
             *self._state(),
             counts.index,
             evidence.likelihood,
-            self.model.decay**elapsed,
+            self._kept(elapsed),
             belief,
             chance,
             status,
@@ -292,6 +293,11 @@ class ProgressPosterior(Posterior):
         counted = (counts.index, counts.successes, counts.trials)
         return Observations(*counted, event, evidence.correction, status, *expected)
 
+    def _kept(self, elapsed: float) -> float:
+        """What is left of learned pseudo-counts after so much time."""
+        assert not isinstance(self.model.decay, DecayBank)  # which only transitions have that are pooled
+        return float(self.model.decay**elapsed)
+
     def _aim(self, elapsed: float) -> None:
         """Move the threshold of the shortlist to what its guide will score after the step, if nobody observes it.
 
@@ -305,7 +311,7 @@ class ProgressPosterior(Posterior):
         coming = Scoring(standing.scoring.utility, torch.empty_like(best.threshold))
         nobody, none = best.guide[:0], coming.scores[:0]
         no_states = none.reshape(0, len(posterior))
-        observed = (nobody, no_states, self.model.decay**elapsed, no_states, none, nobody.int())
+        observed = (nobody, no_states, self._kept(elapsed), no_states, none, nobody.int())
         self._kernel("progress_filter").advance(learned, posterior, scale.clone(), prior, *observed, coming)
         best.move(standing.scoring.scores[best.guide], coming.scores)
 

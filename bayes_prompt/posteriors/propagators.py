@@ -13,6 +13,8 @@ from bayes_prompt.models.drift import check_transition
 
 CAPACITY = 64
 """Steps that are told apart; beliefs that are older are written forward."""
+_KEPT = 8  # elapsed times whose transitions are kept
+_AT_ONCE = 8  # slots that are multiplied at a time, and then moved: their products are still at hand
 
 
 class Propagators:
@@ -24,20 +26,19 @@ class Propagators:
     slot, apart from those since which all steps have taken the same time: these cost one altogether.
 
     Args:
-        transition, after_look: give T, (J, K, K) float64 [from, to], of a step of some elapsed time: of prompts that
-            rest, and of those that were observed in it.
+        moves: gives T, (J, K, K) float64 [from, to], of a step of some elapsed time: of prompts that rest, and of
+            those that were observed in it.
         members: J. states: K.
     """
 
     def __init__(
         self,
-        transition: Callable[[float], Tensor],
-        after_look: Callable[[float], Tensor],
+        moves: Callable[[float], tuple[Tensor, Tensor]],
         members: int,
         states: int,
         device: torch.device,
     ) -> None:
-        self._laws, self._device = (transition, after_look), device
+        self._moves, self._device = moves, device
         #: By slot from behind: the last is of now (a product of none), those before it of one step ago and so on, and
         #: before them stands that of slot 0. So the slots in use lie together, and no step moves them.
         self.products = torch.zeros(members, CAPACITY + 2, states, states, dtype=torch.float64, device=device)
@@ -63,15 +64,16 @@ class Propagators:
 
     def transitions(self, elapsed: float) -> tuple[Tensor, Tensor]:
         """T (J, K, K) of prompts that rest, and of those that are looked at."""
-        if elapsed not in self._known:
-            resting, looked = (law(elapsed).detach() for law in self._laws)
+        found = self._known.pop(elapsed, None)
+        if found is None:
+            resting, looked = self._moves(elapsed)
             for each in (resting, looked):
                 check_transition(each, self.products.shape[-1], elapsed)
-            resting, looked = resting.to(self._device), looked.to(self._device)
-            if len(self._known) >= 8:  # a trainer that tells another number each time
+            found = resting.detach().to(self._device), looked.detach().to(self._device)
+            if len(self._known) >= _KEPT:  # the one that was asked for longest ago goes
                 self._known.pop(next(iter(self._known)))
-            self._known[elapsed] = resting, looked
-        return self._known[elapsed]
+        self._known[elapsed] = found
+        return found
 
     def step(self, elapsed: float) -> None:
         """One transition more."""
@@ -81,7 +83,10 @@ class Propagators:
         rested = slots[:, 0] @ resting
         # A slot moves on by one place. Where steps take the same time, what is to stand there stands there already.
         changed = min(now, now - same + 1)
-        slots[:, :changed] = slots[:, 1 : changed + 1] @ resting[:, None]
+        for first in range(0, changed, _AT_ONCE):
+            last = min(first + _AT_ONCE, changed)
+            products = slots[:, first + 1 : last + 1].flatten(1, 2) @ resting  # of K rows of each slot: long matrices
+            slots[:, first:last] = products.unflatten(1, (last - first, -1))
         if not same:
             slots[:, now] = looked
         self.window.copy_(torch.tensor([now + 1, elapsed, same + 1], dtype=torch.float64))

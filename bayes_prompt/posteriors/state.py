@@ -19,6 +19,7 @@ from bayes_prompt.checkpoint import (
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.posteriors import checks
 
+STATE_VERSION = 6
 PENDING = ("index", "successes", "trials")
 
 

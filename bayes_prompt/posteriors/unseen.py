@@ -65,7 +65,9 @@ class Unseen:
     def _pool(self) -> Tensor:
         """The prior of the pool (states,)."""
         assert self.sharing is not None
-        masses = self.sharing.pool * self.prior.mean(0) + self.of_pool
+        whole = self.sharing.pool + self.of_pool.sum()
+        # Before any look the share is one, and this the prior to the last bit.
+        masses = self.sharing.pool / whole * self.prior.mean(0) + self.of_pool / whole
         return masses / masses.sum()
 
     def _each(self) -> Tensor:

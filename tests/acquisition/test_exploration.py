@@ -55,13 +55,14 @@ def posteriors() -> list[bp.Posterior]:
 @pytest.mark.parametrize("acquisition", EXPLORERS, ids=repr)
 def test_every_explorer_scores_every_posterior(acquisition: acq.Acquisition) -> None:
     for posterior in posteriors():
-        for scores in (
-            acquisition.scores(posterior, seed=1, step=2),
-            acquisition.ranking(posterior, seed=1, step=2, batch=7)[0],
-        ):
+        asked = [lambda p=posterior: acquisition.ranking(p, 1, 2, acq.Batch(7))[0]] * 2
+        if "KnowledgeGradient" not in repr(acquisition):
+            asked.append(lambda p=posterior: acquisition.scores(p, 1, 2))
+        answers = [ask().clone() for ask in asked]
+        for scores in answers:
             assert scores.shape == (50,) and scores.dtype == posterior.dtype
             assert bool(torch.isfinite(scores).all())
-        assert torch.equal(scores, acquisition.ranking(posterior, seed=1, step=2, batch=7)[0])
+        assert torch.equal(answers[0], answers[1])
 
 
 def test_scores_are_what_the_posterior_answers() -> None:
@@ -77,12 +78,10 @@ def test_scores_are_what_the_posterior_answers() -> None:
     assert torch.equal(acq.LookIndex(12.0, new=12.0).scores(posterior, 0, 0), posterior.look_index(8, 12.0))
     # The price is what the last prompt of a greedy batch would bring.
     price = sorted(now.tolist(), reverse=True)[6]
-    found, shortlist = acq.KnowledgeGradient(4.0).ranking(posterior, 0, 0, batch=7)
+    found, shortlist = acq.KnowledgeGradient(4.0).ranking(posterior, 0, 0, acq.Batch(7))
     torch.testing.assert_close(found, now + 4.0 * posterior.look_gain(8, price))
     assert shortlist is None
-    tenth = acq.KnowledgeGradient(4.0).scores(posterior, 0, 0)
-    assert torch.equal(tenth, acq.KnowledgeGradient(4.0).ranking(posterior, 0, 0, batch=5)[0])
-    assert torch.equal(acq.KnowledgeGradient(0.0).scores(posterior, 0, 0), now)
+    assert torch.equal(acq.KnowledgeGradient(0.0).ranking(posterior, 0, 0, acq.Batch(5))[0], now)
 
 
 def test_draws_are_of_the_informative_probability() -> None:
@@ -140,7 +139,7 @@ def test_the_longest_absent_get_their_places_and_nobody_else_moves(
         posterior.update(index, [1, 2, 3], 8)
     values = (spread * rng.permutation(rows)).astype(np.float32)
     plain = Told(tuple(values.tolist()))
-    scores, _ = acq.RevisitFloor(plain, absence, share).ranking(posterior, 0, 0, batch)
+    scores, _ = acq.RevisitFloor(plain, absence, share).ranking(posterior, 0, 0, acq.Batch(batch))
     absent = posterior.step - posterior.last_observed.numpy()
     due = sorted((row for row in range(rows) if absent[row] >= absence), key=lambda row: (-absent[row], -values[row]))
     served = due[: max(1, round(share * batch)) if share else 0]
@@ -156,10 +155,10 @@ def test_the_longest_absent_get_their_places_and_nobody_else_moves(
 def test_the_other_scores_are_those_of_the_batch() -> None:
     """Whether somebody is due or not, the acquisition inside is asked for the batch that is to be picked."""
     posterior, inner = posteriors()[3], acq.KnowledgeGradient(5.0)
-    scores, _ = acq.RevisitFloor(inner, absence=1, share=0.1).ranking(posterior, 0, 0, batch=20)
-    wanted = inner.ranking(posterior, 0, 0, batch=20)[0]
+    scores, _ = acq.RevisitFloor(inner, absence=1, share=0.1).ranking(posterior, 0, 0, acq.Batch(20))
+    wanted = inner.ranking(posterior, 0, 0, acq.Batch(20))[0]
     assert int((scores != wanted).sum()) == 2
-    assert not torch.equal(wanted, inner.scores(posterior, 0, 0))
+    assert not torch.equal(wanted, inner.ranking(posterior, 0, 0, acq.Batch(5))[0])
 
 
 def test_nobody_starves() -> None:
@@ -201,8 +200,8 @@ def test_new_prompts_lie_above_all_others_in_their_order(
         posterior.update(rng.choice(rows, 3, replace=False), [1, 2, 3], 8)
     values = (spread * rng.permutation(rows)).astype(np.float32)
     plain = Told(tuple(values.tolist()))
-    scores, shortlist = acq.Survey(plain, batches).ranking(posterior, 0, 0, batch)
-    left = min(1.0, max(0.0, batches - steps))
+    scores, shortlist = acq.Survey(plain, batches).ranking(posterior, 0, 0, acq.Batch(batch))
+    left = min(1.0, max(0.0, batches - 3 * steps / batch))
     new = sorted(np.flatnonzero(posterior.visits.numpy() == 0), key=lambda row: -values[row])
     places = len(new) if left == 1 else min(len(new), round(left * batch))
     raised = np.flatnonzero(scores.numpy() != values)
@@ -238,17 +237,16 @@ def test_a_survey_of_candidates_and_of_a_pool_that_is_known() -> None:
     assert selector.select(candidates=[1, 3, 5, 7]).tolist() in ([1, 7, 5], [7, 5, 1])
     known = bp.SuccessRate().posterior(12)
     known.update(range(12), [1] * 12, 8)
-    assert acq.Survey(Told(values)).ranking(known, 0, 0, 3)[0].tolist() == list(values)
+    assert acq.Survey(Told(values)).ranking(known, 0, 0, acq.Batch(3))[0].tolist() == list(values)
 
 
 def test_the_other_scores_are_those_of_the_batch_after_a_survey() -> None:
     posterior, inner = posteriors()[3], acq.KnowledgeGradient(5.0)
-    survey = acq.Survey(inner, batches=2.0)
-    assert posterior.step == 2
-    wanted = inner.ranking(posterior, 0, 0, batch=20)[0]
-    assert torch.equal(survey.ranking(posterior, 0, 0, batch=20)[0], wanted)
-    assert torch.equal(survey.scores(posterior, 0, 0), inner.scores(posterior, 0, 0))
-    assert not torch.equal(wanted, survey.scores(posterior, 0, 0))
+    survey = acq.Survey(inner, batches=1.5)
+    assert posterior.looks == 30
+    wanted = inner.ranking(posterior, 0, 0, acq.Batch(20))[0]
+    assert torch.equal(survey.ranking(posterior, 0, 0, acq.Batch(20))[0], wanted)
+    assert not torch.equal(acq.Survey(inner, batches=1.6).ranking(posterior, 0, 0, acq.Batch(20))[0], wanted)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
 
 GROUPED = {
     "grouped": bp.SolvingProgress(STICKY, decay=0.9, pooling="group"),
+    "grouped, decays": bp.SolvingProgress(STICKY, decay=bp.DecayBank(), pooling="group"),
     "shared": S(NORMAL, sharing=bp.EmpiricalBayes()),
     "bank": S(NORMAL, drift=bp.DriftBank([LogitRandomWalk(0.1), LogitRandomWalk(0.7)])),
     "decays": S(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
@@ -268,7 +269,8 @@ def test_groups_reach_the_declarations_that_learn_by_them() -> None:
 
 def test_groups_learn_as_pools_of_their_own() -> None:
     history, labels = in_turn(15), [row % 3 for row in range(15)]
-    group, pool = (bp.SolvingProgress(STICKY, decay=0.9, pooling=pooling) for pooling in ("group", "pool"))
+    group = bp.SolvingProgress(STICKY, decay=0.9, pooling="group", strength=0.0)
+    pool = bp.SolvingProgress(STICKY, decay=0.9, pooling="pool")
     told = predictions.predicted(group, history, labels)[0]
     for first in range(3):
         own = History(history.successes[:, first::3], history.trials[:, first::3])  # type: ignore[index]

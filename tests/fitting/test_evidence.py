@@ -68,6 +68,7 @@ MODELS = {
 POOLED = {
     "pooled": P(pooling="pool"),
     "pooled, never forgets": P(priors.local(), decay=1.0, pooling="pool"),
+    "pooled, bank of decays": P(decay=DecayBank((0.5, 1.0)), pooling="pool"),
     "shared": S(dist.Beta(1.0, 2.0), sharing=EmpiricalBayes()),
 }
 

@@ -72,6 +72,7 @@ def test_the_mode_of_a_kalman_filter_is_where_a_fine_grid_finds_it() -> None:
         ("kalman", {"scale": 0.4, "trend": 0.15}, {"mean": 0.0, "deviation": 1.2}),
         ("pooled", {"move": 0.5, "stay": 3.0}, {"decay": 0.99}),
         ("grouped", {"move": 0.5, "stay": 3.0}, {"decay": 0.99}),
+        ("adaptive", {"move": 0.5, "stay": 3.0}, {}),
     ],
 )
 def test_intervals_hold_the_parameters_that_a_history_was_drawn_with(
@@ -96,6 +97,33 @@ def test_a_prior_that_prompts_share_weighs_more_where_it_is_right() -> None:
     pools = [fit(history, family, method="map", mean=mean, pool=dist.LogNormal(2.0, 2.0)) for mean in (-2.0, 2.0)]
     right, wrong = (float(result.parameters["pool"].mean) for result in pools)
     assert right > 5 * wrong
+
+
+def test_how_much_groups_lean_on_the_pool_is_fitted() -> None:
+    def family(strength: Any) -> bp.SolvingProgress:
+        return bp.SolvingProgress(decay=1.0, pooling="group", strength=float(strength))
+
+    groups, law = [row % 8 for row in range(40)], dist.LogNormal(2.5, 1.0)
+    history = drawn(family(12.0), 12, 40, groups)
+    result = fit(history, family, method="map", groups=groups, strength=law)
+    strengths = torch.logspace(0, 2.5, 41).double()
+    evidence = torch.stack([predicted(family(each), history, groups)[0].sum() for each in strengths])
+    # The search is made in the logarithm, as above; the grid's step is a factor of 1.15.
+    best = float(strengths[int((evidence + law.log_prob(strengths) + strengths.log()).argmax())])
+    assert best / 1.16 <= result.model.strength <= 1.16 * best
+
+
+def test_banks_of_decays_are_fitted_and_compared_through_their_posterior() -> None:
+    def family(stay: torch.Tensor) -> bp.SolvingProgress:
+        moves = dist.Dirichlet(torch.ones(3, 3).double() + stay * torch.eye(3).double())
+        return bp.SolvingProgress(moves, decay=bp.DecayBank((0.7, 1.0)), pooling="group")
+
+    groups = [row % 3 for row in range(24)]
+    history = drawn(family(torch.tensor(4.0)), 8, 24, groups)
+    result = fit(history, family, method="map", groups=groups, stay=dist.LogNormal(0.0, 1.0))
+    assert result.log_count_evidence == pytest.approx(float(predicted(result.model, history, groups)[0].sum()))
+    with pytest.raises(TypeError, match="model is a SolvingProgress with pooling='group'"):
+        fit(history, family, groups=groups, likelihood="generative", stay=dist.LogNormal(0.0, 1.0))
 
 
 def test_groups_are_told_to_a_bank() -> None:

@@ -42,9 +42,11 @@ MAY_IMPORT = {
         *("errors", "posteriors.base", "posteriors.checks", "acquisition", "kernels.shortlist"),
         *("in_flight", "recent", "transfer"),
     },
+    "books": {"posteriors.base", "acquisition", "picking", "in_flight", "metrics", "recent", "transfer"},
+    "observing": {"posteriors.base", "posteriors.checks", "books", "identities"},
     "selector": {
-        *("checkpoint", "posteriors", "acquisition", "picking"),
-        *("identities", "in_flight", "metrics", "explanation", "selector_state", "transfer", "recent"),
+        *("checkpoint", "posteriors", "acquisition", "picking", "books", "observing"),
+        *("identities", "metrics", "explanation", "selector_state"),
     },
     "recipes": {"errors", "labels", "models", "posteriors", "acquisition", "selector", "embedding"},
     "simulate": {

@@ -29,7 +29,8 @@ MODULES = [
     *("acquisition.diverse", "acquisition.diversity", "acquisition.allocation", "acquisition.objectives"),
     *("acquisition", "acquisition.scores", "acquisition.thompson", "acquisition.select", "acquisition.exploration"),
     *("models.grid", "models.drift", "models.rates", "models.sharing", "models.banks", "models.kalman"),
-    *("history_files", "recorder"),
+    *("models.markov", "models.moves", "models.count_distribution"),
+    *("history_files", "recorder", "observing", "books", "acquisition.batch"),
 ]
 
 # Something that reads as a shape: (N,), (B, G), (K, K, N), (num_steps, ...).

@@ -1,16 +1,16 @@
-"""Transitions that prompts learn together: against a loop in numpy, and against DPS where nobody else is there."""
+"""Transitions that prompts learn together: against a loop in numpy, and against DPS where nobody else is there.
+
+Groups are on their own here (strength 0); those that lean on the pool are in test_partial_pooling.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from torch import Tensor
 
 import bayes_prompt as bp
@@ -71,8 +71,10 @@ class Loop:
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("emission", EMISSIONS)
 def test_it_is_the_loop(emission: str, prior: str, pooling: str, backend: str) -> None:
-    model = bp.SolvingProgress(PRIORS[prior], decay=0.8, emission=EMISSIONS[emission], pooling=pooling)
-    groups = GROUPS if pooling == "group" else None
+    groups, strength = (GROUPS, 0.0) if pooling == "group" else (None, None)
+    model = bp.SolvingProgress(
+        PRIORS[prior], decay=0.8, emission=EMISSIONS[emission], pooling=pooling, strength=strength
+    )
     posterior = model.posterior(N, dtype=torch.float64, backend=backend, groups=groups)
     loop = Loop(model, groups or [0] * N)
     for index, successes, elapsed in history(1):
@@ -111,7 +113,7 @@ def test_a_pool_of_one_prompt_is_the_published_filter(emission: str, prior: str)
 
 def test_each_group_of_one_prompt_is_the_published_filter() -> None:
     alone = bp.SolvingProgress().posterior(N, dtype=torch.float64)
-    groups = bp.SolvingProgress(pooling="group").posterior(N, dtype=torch.float64, groups=range(N))
+    groups = bp.SolvingProgress(pooling="group", strength=0.0).posterior(N, dtype=torch.float64, groups=range(N))
     alone.advance()
     groups.advance()
     for index, successes, elapsed in history(3):
@@ -208,9 +210,9 @@ def test_what_a_state_must_be() -> None:
     ):
         with pytest.raises(bp.CheckpointError):
             other.load_state_dict(state)
-    state["tensors"]["pooled"][0, 0, 0] = -1.0
+    state["tensors"]["transitions"][0, 0, 0, 0] = -1.0
     before = posterior.state_dict()
-    with pytest.raises(bp.CheckpointError, match="pooled"):
+    with pytest.raises(bp.CheckpointError, match="transitions"):
         posterior.load_state_dict(state)
     with pytest.raises(ValueError):
         posterior.update([0], [9], 8)
@@ -233,7 +235,7 @@ def test_drawn_transitions_are_those_of_the_group() -> None:
     [
         (lambda: bp.SolvingProgress(pooling="all"), "pooling must be one of prompt, pool, group; got 'all'"),
         (lambda: bp.SolvingProgress(pooling="pool", learn=False), "pooling='pool' is of what is learned"),
-        (lambda: bp.SolvingProgress(pooling="group").posterior(3), 'groups go with pooling="group"'),
+        (lambda: bp.SolvingProgress(pooling="group").posterior(3), r"takes either groups \(N,\) or .*; got neither"),
         (lambda: bp.SolvingProgress().posterior(3, groups=[0, 0, 1]), 'groups go with pooling="group"'),
         (
             lambda: bp.SolvingProgress(pooling="pool").posterior(2, concentration=torch.ones(2, 3, 3)),
@@ -249,21 +251,4 @@ def test_bad_declarations_are_named(make: Any, message: str) -> None:
 def test_descriptions_tell_poolings_apart() -> None:
     described = [bp.SolvingProgress(pooling=each).describe() for each in ("prompt", "pool", "group")]
     assert described[0] != described[1] != described[2] != described[0]
-
-
-@pytest.mark.parametrize("prior", ["uniform", "local"])
-@pytest.mark.parametrize("groups", [None, torch.tensor([0, 1, 1, 0])])
-def test_the_program_shares_its_transitions(prior: str, groups: Tensor | None) -> None:
-    pyro.set_rng_seed(3)
-    model = bp.SolvingProgress(PRIORS[prior], pooling="pool" if groups is None else "group", emission=EMISSIONS["beta"])
-    history = bp.History(None, torch.full((3, 4), 8))
-    trace = poutine.trace(model.pyro_model).get_trace(history, groups)
-    names = [name for name in trace.nodes if name.startswith("transition")]
-    assert names == (["transition"] if prior == "uniform" else ["transition_0", "transition_1", "transition_2"])
-    count = () if groups is None else (2,)
-    shapes = [tuple(trace.nodes[name]["value"].shape) for name in names]
-    assert shapes == ([(*count, 3, 3)] if prior == "uniform" else [(*count, size) for size in (2, 3, 2)])
-    assert trace.nodes["successes_2"]["value"].shape == (4,)
-    assert math.isfinite(float(trace.log_prob_sum()))
-    with pytest.raises(ValueError, match="groups go with"):
-        model.pyro_model(history, torch.zeros(4).long() if groups is None else None)
+    assert "strength" not in described[0] and "strength" not in described[1]  # as checkpoints of DPS have it

@@ -1,0 +1,66 @@
+"""The transitions of all drifts of a bank, resting and after a look, worked out together for any elapsed time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bayes_prompt.models.banks import DriftBank
+from bayes_prompt.models.drift import ActivePassive, Drift, LogitRandomWalk, Redraw
+from bayes_prompt.models.grid import Points
+from bayes_prompt.models.markov import exponential
+
+
+class Moves:
+    """What `GridTables.transition` and `GridTables.after_look` give, for those who ask for one time after the other.
+
+    Random walks are exponentials of rates that do not change with the time: these are kept, each once, however many
+    drifts of a bank walk alike, and one batched exponential gives the transitions of all. Other drifts, those of your
+    own among them, are asked one by one. Drifts must not change meanwhile; gradients do not reach them.
+
+    Args:
+        drift: one, or a bank of J, or None, which never moves. points: the grid's.
+    """
+
+    def __init__(self, drift: Drift | DriftBank | None, points: Points) -> None:
+        members = drift.members if isinstance(drift, DriftBank) else [Redraw(0.0) if drift is None else drift]
+        rates: dict[Hashable, Tensor] = {}
+        self._others: dict[Hashable, Callable[[float], Tensor]] = {}
+        self._wanted: list[list[Hashable]] = []
+        for looked in (False, True):
+            self._wanted.append([])
+            for member, law in (_law(member, looked) for member in members):
+                key: Hashable = id(member), law
+                if isinstance(member, LogitRandomWalk) and _kept(member, law, LogitRandomWalk):
+                    found = member.generator(points).detach()
+                    key = found.numpy().tobytes()
+                    rates[key] = found
+                else:
+                    self._others[key] = partial(getattr(member, law), points)
+                self._wanted[-1].append(key)
+        self._walks = list(rates)
+        self._rates = torch.stack(list(rates.values())) if rates else None
+
+    @torch.no_grad()
+    def __call__(self, elapsed: float) -> tuple[Tensor, Tensor]:
+        """Transitions (J, S, S) [from, to] of a step of this time: of prompts that rest, and of those looked at."""
+        found = {key: law(elapsed) for key, law in self._others.items()}
+        if self._rates is not None:
+            found |= zip(self._walks, exponential(self._rates, elapsed), strict=True)
+        resting, looked = (torch.stack([found[key] for key in keys]) for keys in self._wanted)
+        return resting, looked
+
+
+def _law(member: Drift, looked: bool) -> tuple[Drift, str]:
+    """The drift that moves prompts of one kind, and which of its methods tells how."""
+    if isinstance(member, ActivePassive) and _kept(member, "after_look" if looked else "transition", ActivePassive):
+        return (member.active if looked else member.passive), "transition"
+    return member, "after_look" if looked and not _kept(member, "after_look", Drift) else "transition"
+
+
+def _kept(member: Drift, method: str, base: type) -> bool:
+    """Whether its method is still that of a base, which one of your own that derives from it may have replaced."""
+    return getattr(type(member), method) is getattr(base, method)
