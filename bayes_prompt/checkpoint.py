@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bayes_prompt.errors import CheckpointError
+from bayes_prompt.files import sync_folder
 
 FORMAT = "bayes_prompt"
 VERSION = 1
@@ -49,7 +50,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], kind: str) -> 
             os.fsync(written.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -138,16 +139,6 @@ def require_like(name: str, theirs: Any, mine: torch.Tensor) -> None:
     if theirs.is_floating_point() and not bool(torch.isfinite(theirs).all()):
         row = int((~torch.isfinite(theirs)).reshape(-1).nonzero()[0])
         raise CheckpointError(f"{name} must be finite; entry {row} is {float(theirs.reshape(-1)[row])}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name reaches the disk too; not every system lets a folder be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _take_tensors(node: Any, prefix: str, tensors: dict[str, torch.Tensor]) -> Any:

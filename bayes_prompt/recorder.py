@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from types import MethodType, TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +17,7 @@ from bayes_prompt import history_files
 from bayes_prompt.files import whole
 from bayes_prompt.history import History
 from bayes_prompt.history_files import Name
+from bayes_prompt.history_log import StepLog, scan, sync
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
@@ -27,12 +25,9 @@ if TYPE_CHECKING:
     from bayes_prompt.posteriors.base import Posterior
     from bayes_prompt.selector import PromptSelector
 
-logger = logging.getLogger(__name__)
-_BEGIN = b'{"prompt_id": '  # of every line
-
 
 class Recorder:
-    """Writes what came of every rolled-out prompt to a file, a line for each, flushed at every step.
+    """Writes what came of every rolled-out prompt to a file, a line for each, on the disk before the step is made.
 
     Handed a selector, it writes whatever the selector learns from, and no line of the trainer has to change:
 
@@ -42,12 +37,15 @@ class Recorder:
 
     Without one, call `record` at every step. `History.read(path)` reads the file, and `bayes-prompt replay` replays it.
 
-    Where a step was told to take another time than 1, `elapsed`, that is recorded with its observations.
+    Where a step was told to take another time than 1, `elapsed`, that is recorded with its observations, or with a
+    line that has none.
 
     Lines are JSON, and lie in NAME.jsonl; for a name that ends in .parquet, `close` makes that file of them as well and
-    leaves them where they are. After a crash all but the step that was being written is there. After a restart the run
-    goes on from its checkpoint, which may be older than the last line: what was recorded of the steps that are run
-    again is replaced, so that no step is there twice. In a distributed run, record in one process.
+    leaves them where they are: until then it is what an earlier `close` made. Whenever the process dies, all steps that
+    were made are there, and perhaps a part of the one that was being written. After a restart the run goes on from its
+    checkpoint, which may be older than the last line: what was recorded of the steps that are run again stays until the
+    first of them is, and is then replaced, so that no step is there twice (how: `history_log.StepLog`). In a
+    distributed run, record in one process.
 
     Args:
         path: .jsonl, .ndjson or .parquet; its folder is made where it is missing.
@@ -65,7 +63,7 @@ class Recorder:
     def __init__(
         self, path: str | os.PathLike[str], selector: PromptSelector | None = None, *, resume: bool = False
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # a trainer may change its folder
         parquet = history_files.format_of(path) == "parquet"
         if parquet:
             history_files.pyarrow()  # told now, not at the end of a long run
@@ -82,20 +80,15 @@ class Recorder:
             self._num_prompts = selector.num_prompts
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._prompts = _Prompts(self._names, self._num_prompts)
-        self._starts: dict[int, int] = {}
-        end, unfinished = 0, False
-        if self.lines.exists():
-            self._starts, end, unfinished = _scan(self.lines, self._prompts)
-        elif parquet and self.path.exists():
+        if parquet and self.path.exists() and not self.lines.exists():
             with whole(self.lines) as scratch:
                 replace(History.read(self.path), clock="step").write_jsonl(scratch)
-                self._starts, end, unfinished = _scan(scratch, self._prompts, self.path)
+                scan(scratch, self._prompts.step_of, self.path)
+                sync(scratch)
         self._open_step: int | None = None  # the one that `record` may add to
         self._open_elapsed = 1.0  # its
-        self._file: BinaryIO | None = open(self.lines, "a+b", buffering=0)  # noqa: SIM115 - it stays open until close
-        self._file.truncate(end)
-        if unfinished:
-            self._write(b"\n")
+        self._log = StepLog(self.lines, self._prompts.step_of)
+        self._closed = False
         if selector is not None:
             self._posterior = selector.posterior
             self._posterior.advance = _Tap(self, selector.posterior)  # type: ignore[method-assign]
@@ -103,7 +96,7 @@ class Recorder:
     @property
     def last_step(self) -> int | None:
         """The last step that was recorded, in earlier runs too; None before the first."""
-        return next(reversed(self._starts), None)
+        return self._log.last_step
 
     def record(
         self,
@@ -144,23 +137,15 @@ class Recorder:
                 )
             if step == self._open_step and elapsed != self._open_elapsed:
                 raise ValueError(f"elapsed = {elapsed} must be {self._open_elapsed}, as before for step {step}")
-            with self._kept_if_refused(None if step == self._open_step else step):
-                if step != self._open_step:
-                    self.rewind(step)
-                self._append(step, names, solved.tolist(), of.tolist(), elapsed)
+            lines = _lines(step, names, solved.tolist(), of.tolist(), elapsed)
+            with self._opened().written(step, lines, more=step == self._open_step):
+                pass
             self._open_step, self._open_elapsed, self._prompts.kind = step, elapsed, kind
 
     def rewind(self, step: int) -> None:
         """Drop what was recorded of this step and of later ones, for training goes on from there again."""
         step = checks.integer("step", step, 0, 2**63 - 1)
-        with self._lock:
-            file = self._opened()
-            dropped = [each for each in self._starts if each >= step]
-            if dropped:
-                logger.warning("%s: steps %d to %d are recorded anew", self.lines, dropped[0], dropped[-1])
-                file.truncate(self._starts[dropped[0]])
-            for each in dropped:
-                del self._starts[each]
+        with self._lock, self._opened().written(step, b""):
             self._open_step = None
 
     def close(self) -> None:
@@ -169,16 +154,16 @@ class Recorder:
         Raises OSError where the file cannot be written; the lines are there then.
         """
         with self._lock:
-            if self._file is None:
+            if self._closed:
                 return
             if self._posterior is not None:
                 del self._posterior.advance
                 self._posterior = None
-            self._file.close()
-            self._file = None
-            if self.lines != self.path and self._starts:
+            self._closed = True
+            if self.lines != self.path and self.last_step is not None:
                 with whole(self.path) as scratch:
                     self.history().write_parquet(scratch)
+                    sync(scratch)
 
     def history(self) -> History:
         """What has been recorded so far. ValueError where that is nothing.
@@ -186,7 +171,7 @@ class Recorder:
         Prompts are the N of the selector; without one, those that were recorded (see `History.read`).
         """
         with self._lock:
-            if not self._starts:
+            if self.last_step is None:
                 raise ValueError(f"{str(self.lines)!r} has no observations yet")
             if self._num_prompts is not None and self._names is None:
                 return History.read_jsonl(self.lines, num_prompts=self._num_prompts)
@@ -208,58 +193,17 @@ class Recorder:
             known = rows < posterior.num_prompts  # others stand for calls that a check on the device refused
             names = [self._names[row] if self._names else row for row in rows[known].tolist()]
             step = posterior.step
-            with self._kept_if_refused(step):
-                self.rewind(step)
-                self._append(step, names, successes[known].tolist(), trials[known].tolist(), elapsed)
+            lines = _lines(step, names, successes[known].tolist(), trials[known].tolist(), elapsed)
+            if not lines and elapsed != 1:
+                lines = _lines(step, [self._names[0] if self._names else 0], [0], [0], elapsed)
+            with self._opened().written(step, lines):
                 advance(elapsed)
+                self._open_step = None
 
-    @contextmanager
-    def _kept_if_refused(self, step: int | None) -> Iterator[None]:
-        """Where the block fails, what was recorded of this step and of later ones is there again; None: of none."""
-        file, starts, open_step = self._opened(), dict(self._starts), self._open_step
-        end = os.fstat(file.fileno()).st_size
-        dropped = {each: start for each, start in starts.items() if step is not None and each >= step}
-        begin = min(dropped.values(), default=end)
-        file.seek(begin)
-        later = file.read()
-        try:
-            yield
-        except BaseException:
-            file.truncate(begin)
-            self._starts = {each: start for each, start in starts.items() if each not in dropped}
-            self._open_step = None if dropped else open_step
-            if later:
-                self._write(later)
-            self._starts, self._open_step = starts, open_step
-            raise
-
-    def _append(
-        self, step: int, names: Sequence[Name], successes: list[int], trials: list[int], elapsed: float
-    ) -> None:
-        """Write the observations, whole or not at all."""
-        file = self._opened()
-        start = os.fstat(file.fileno()).st_size
-        records = zip(names, successes, trials, strict=True)
-        text = "".join(history_files.line(name, step, right, of, elapsed=elapsed) for name, right, of in records)
-        if not text:
-            return
-        try:
-            self._write(text.encode())
-        except BaseException:
-            file.truncate(start)
-            raise
-        self._starts.setdefault(step, start)
-
-    def _write(self, data: bytes) -> None:
-        file = self._opened()
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
+    def _opened(self) -> StepLog:
+        if self._closed:
             raise ValueError(f"the recorder of {str(self.path)!r} is closed")
-        return self._file
+        return self._log
 
 
 class _Tap:
@@ -278,6 +222,12 @@ class _Tap:
 def _plain(posterior: Posterior) -> Callable[..., None]:
     """`advance` as the class has it."""
     return MethodType(type(posterior).advance, posterior)
+
+
+def _lines(step: int, names: Sequence[Name], successes: list[int], trials: list[int], elapsed: float) -> bytes:
+    """Observations (B,) of a step as they stand in the file."""
+    observed = zip(names, successes, trials, strict=True)
+    return "".join(history_files.line(name, step, right, of, elapsed=elapsed) for name, right, of in observed).encode()
 
 
 def _names(selector: PromptSelector) -> tuple[Name, ...] | None:
@@ -332,46 +282,14 @@ class _Prompts:
                 raise ValueError(f"{what}[{place}] = {name!r} is no prompt of the selector")
         return kind
 
-
-def _scan(path: Path, prompts: _Prompts, told: Path | None = None) -> tuple[dict[int, int], int, bool]:
-    """Where every step begins, where the last whole line ends, and whether it lacks its end of line.
-
-    Raises ValueError, which names the line, where the file was not written by a recorder, whose steps ascend; or is of
-    other prompts. Only a last line without its end may be torn. told: what errors call the file.
-    """
-    starts: dict[int, int] = {}
-    end, last, unfinished = 0, -1, False
-    with open(path, "rb") as lines:
-        for number, text in enumerate(lines, start=1):
-            where = f"line {number} of {str(told or path)!r}"
-            if text.isspace():
-                end, unfinished = end + len(text), not text.endswith(b"\n")
-                continue
-            try:
-                step = _observed(json.loads(text), prompts)
-            except json.JSONDecodeError:
-                if text.endswith(b"\n") or not text.startswith(_BEGIN[: len(text)]):
-                    raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
-                logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
-                break
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise ValueError(f"{where} is no observation of these prompts; got {text[:100]!r}: {error}") from None
-            if step < last:
-                raise ValueError(f"{where}: step = {step!r} must be an integer of at least {last}")
-            if step > last:
-                starts[step], last = end, step
-            end, unfinished = end + len(text), not text.endswith(b"\n")
-    return starts, end, unfinished
-
-
-def _observed(record: Any, prompts: _Prompts) -> int:
-    """The step of what stands in a line; ValueError, TypeError or KeyError where it cannot be read as a history's."""
-    name, *counts = (record[column] for column in history_files.COLUMNS)
-    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
-        raise ValueError(f"{counts} must be integers of at least 0")
-    step, successes, trials = counts
-    if successes > trials:
-        raise ValueError(f"successes = {successes} must lie in [0, trials] = [0, {trials}]")
-    history_files.elapsed_of(record)
-    prompts.kind = prompts.check("prompt_id", _listed([name], "prompt_id"))
-    return int(step)
+    def step_of(self, record: Any) -> int:
+        """The step of what stands in a line; ValueError, TypeError or KeyError where it is no line of a history."""
+        name, *counts = (record[column] for column in history_files.COLUMNS)
+        if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+            raise ValueError(f"{counts} must be integers of at least 0")
+        step, successes, trials = counts
+        if successes > trials:
+            raise ValueError(f"successes = {successes} must lie in [0, trials] = [0, {trials}]")
+        history_files.elapsed_of(record)
+        self.kind = self.check("prompt_id", _listed([name], "prompt_id"))
+        return int(step)

@@ -20,6 +20,7 @@ MODELS = {
     "bank": bp.SuccessRate(bp.priors.logit_normal(0.0, 1.5), drift=bp.priors.training(), sharing=bp.EmpiricalBayes()),
     "decays": bp.SuccessRate(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
     "pooled": bp.SolvingProgress(pooling="pool"),
+    "pooled decays": bp.SolvingProgress(decay=bp.DecayBank(), pooling="pool"),
     "kalman": bp.LogitGaussian(),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -172,33 +173,20 @@ def test_a_step_that_is_refused_is_not_recorded(tmp_path: Path, monkeypatch: pyt
         assert_recorded(recorder.history(), [*seen, (2, [0], [2])])
 
 
-def test_a_full_disk_refuses_the_step_and_leaves_the_file(tmp_path: Path) -> None:
-    class Full:
-        """Writes ten bytes, then no more."""
-
-        def __init__(self, file: Any) -> None:
-            self.file, self.left = file, 10
-
-        def write(self, data: memoryview) -> int:
-            if not self.left:
-                raise OSError(28, "No space left on device")
-            written: int = self.file.write(data[: self.left])
-            self.left -= written
-            return written
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
+def test_a_full_disk_refuses_the_step_and_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
 
     chooser = selector()
     recorder = Recorder(tmp_path / "h.jsonl", chooser)
     seen = train(chooser, 1)
     before, posterior = recorder.path.read_bytes(), chooser.posterior.state_dict()
-    file, recorder._file = recorder._file, Full(recorder._file)  # type: ignore[assignment]
-    with pytest.raises(OSError, match="No space left"):
-        train(chooser, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(chooser, 1)
     assert recorder.path.read_bytes() == before
     assert chooser.posterior.step == posterior["step"] and not len(chooser.posterior.pending()[0])
-    recorder._file = file
     seen += train(chooser, 1)
     assert_recorded(recorder.history(), seen)
     recorder.close()

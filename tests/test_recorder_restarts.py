@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -47,22 +46,6 @@ def test_the_time_that_a_step_took_is_recorded_where_it_is_not_one(tmp_path: Pat
         assert found is not None and found.tolist() == [*times, 0.5]
 
 
-class Full:
-    """A file on a disk that has room for so many bytes at each of the next calls, with 0 none; and then room again."""
-
-    def __init__(self, file: BinaryIO, *room: int) -> None:
-        self._file, self._room = file, [*room]
-
-    def write(self, data: memoryview) -> int:
-        left = self._room.pop(0) if self._room else len(data)
-        if not left:
-            raise OSError(28, "No space left on device")
-        return self._file.write(data[:left])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
 @pytest.mark.parametrize("begin", [0, 2])
 def test_a_refused_first_step_after_a_restart_keeps_what_an_earlier_run_wrote(tmp_path: Path, begin: int) -> None:
     def chooser() -> bp.PromptSelector:
@@ -84,36 +67,6 @@ def test_a_refused_first_step_after_a_restart_keeps_what_an_earlier_run_wrote(tm
         assert recorder.path.read_bytes().count(b"\n") == begin + 1 and recorder.last_step == begin
 
 
-def test_a_record_that_cannot_be_written_keeps_what_it_would_replace(tmp_path: Path) -> None:
-    with Recorder(tmp_path / "h.jsonl") as recorder:
-        for step in range(3):
-            recorder.record(step, [1], [1], 2)
-    before = recorder.path.read_bytes()
-    with Recorder(tmp_path / "h.jsonl", resume=True) as recorder:
-        file = recorder._opened()
-
-        recorder._file = Full(file, 10, 0)  # type: ignore[assignment]
-        with pytest.raises(OSError, match="No space left"):
-            recorder.record(1, [2], [2], 2)
-        assert recorder.path.read_bytes() == before and recorder.last_step == 2
-        recorder.record(1, [2], [2], 2)
-        assert recorder.last_step == 1 and recorder.path.read_bytes().count(b"\n") == 2
-
-
-def test_a_record_that_cannot_be_written_takes_nothing_of_its_step_away(tmp_path: Path) -> None:
-    with Recorder(tmp_path / "h.jsonl") as recorder:
-        recorder.record(1, [1, 2], [1, 0], 2)
-        before, file = recorder.path.read_bytes(), recorder._opened()
-
-        recorder._file = Full(file, 0)  # type: ignore[assignment]
-        with pytest.raises(OSError, match="No space left"):
-            recorder.record(1, [3], [2], 2)
-        assert recorder.path.read_bytes() == before
-        recorder._file = file
-        recorder.record(1, [3], [2], 2)
-        assert recorder.path.read_bytes().startswith(before) and recorder.path.read_bytes().count(b"\n") == 3
-
-
 def test_a_trainer_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     selector = bp.recipes.dps(num_prompts=N, batch_size=B)
@@ -123,3 +76,15 @@ def test_a_trainer_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.chdir(tmp_path / "elsewhere")
         selector.update([2], successes=[1], trials=4)
     assert (tmp_path / "h.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_a_link_to_a_file_elsewhere_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    link = tmp_path / "h.jsonl"
+    link.symlink_to(tmp_path / "large" / "h.jsonl")
+    for successes in (1, 2):
+        with Recorder(link, resume=True) as recorder:
+            for step in range(3):
+                recorder.record(step, [1], [successes], 2)
+    found = History.read(tmp_path / "large" / "h.jsonl").successes
+    assert link.is_symlink() and found is not None and found.tolist() == [[2]] * 3

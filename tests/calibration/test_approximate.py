@@ -211,7 +211,7 @@ def two_groups(pool: int, embedded: bool = False) -> tuple[Tensor, ...]:
     points, groups = model.points(), torch.arange(prompts) % 2
     trials = sbc.looks(prompts, 6, seed=pool, share=0.3)
     trials[:-1, 0] = 0
-    with seeded(pool, sbc.CPU):
+    with seeded(10**6 + pool, sbc.CPU):
         mass = torch.distributions.Dirichlet(sharing.pool * points.mass).sample().clamp_min(1e-12)
         of_groups = torch.distributions.Dirichlet(sharing.strengths[0] * mass.expand(2, -1)).sample()
         rate = points.rate[torch.multinomial(of_groups[groups], 1)[:, 0]]
