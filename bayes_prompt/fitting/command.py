@@ -20,7 +20,7 @@ COMPARE_HELP = "Compare models by how well each predicted a rollout history, and
 NEEDS = ("rich",)  # and pyarrow for Parquet, which says so itself
 # Known without importing Pyro, so that --help and errors are quick; a test compares them with the families.
 QUICK = ("dps", "states", "partition", "mopps", "static", "inflated", "walk", "redraw", "mixture")
-MODELS = (*QUICK, "kalman", "shared", "pooled", "grouped", "adaptive")
+MODELS = (*QUICK, "kalman", "shared", "best", "pooled", "grouped", "adaptive")
 METHODS = ("svi", "nuts", "map")
 
 

@@ -168,6 +168,11 @@ def _shared(mean: Tensor, deviation: Tensor, scale: Tensor, trend: Tensor, pool:
     return replace(_walk(mean, deviation, scale, trend), sharing=EmpiricalBayes(pool=float(pool)))
 
 
+def _best(mean: Tensor, deviation: Tensor, pool: Tensor) -> SuccessRate:
+    law, sharing = priors.logit_normal(mean, deviation), EmpiricalBayes(pool=float(pool))
+    return SuccessRate(law, drift=priors.training(), sharing=sharing)
+
+
 def _pooled(move: Tensor, stay: Tensor, decay: float) -> SolvingProgress:
     return SolvingProgress(_moves(move, stay, 3), decay=decay, pooling="pool")
 
@@ -270,6 +275,14 @@ FAMILIES: Mapping[str, Family] = {
         {"mean": 0.0, "deviation": 1.5, "scale": 0.3, "trend": 0.0, "pool": 10.0},
         "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), "
         "drift=bp.LogitRandomWalk({scale:.6g}, {trend:.6g}), sharing=bp.EmpiricalBayes(pool={pool:.6g}))",
+    ),
+    "best": Family(
+        "the belief of the recipe best: shared, under a bank of twelve drifts that are weighted online",
+        _best,
+        {**_LOGIT, "pool": dist.LogNormal(2.3, 1.0)},
+        {"mean": 0.0, "deviation": 3.0, "pool": 10.0},
+        "bp.SuccessRate(bp.priors.logit_normal({mean:.6g}, {deviation:.6g}), drift=bp.priors.training(), "
+        "sharing=bp.EmpiricalBayes(pool={pool:.6g}))",
     ),
     "pooled": Family(
         "dps, with one matrix that all prompts learn",

@@ -99,6 +99,7 @@ class Program:
                 reached = torch.autograd.grad(evidence, list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, reached, strict=True):
             if gradient is None:
+                self._check_moves(name, values, evidence.detach())
                 raise ValueError(
                     f"{name}: nothing depends on it in a way that gradients follow; the family must put it where a "
                     "declaration takes a tensor, or use it as `decay`"
@@ -108,12 +109,16 @@ class Program:
     def _moved(self, values: Mapping[str, Tensor]) -> Tensor:
         """The same where gradients do not tell: each parameter in turn is moved a little."""
         evidence = self.log_evidence(values)
-        for name, law in self.priors.items():
-            support = biject_to(law.support)
-            free = support.inv(values[name].double())
-            if torch.equal(self.log_evidence({**values, name: support(free + _MOVE)}), evidence):
-                raise ValueError(f"{name}: nothing that this history shows depends on it; fix it, or leave it out")
+        for name in self.priors:
+            self._check_moves(name, values, evidence)
         return evidence
+
+    def _check_moves(self, name: str, values: Mapping[str, Tensor], evidence: Tensor) -> None:
+        """ValueError where the evidence at values is the same with the parameter moved a little."""
+        support = biject_to(self.priors[name].support)
+        free = support.inv(values[name].double())
+        if torch.equal(self.log_evidence({**values, name: support(free + _MOVE)}).detach(), evidence):
+            raise ValueError(f"{name}: nothing that this history shows depends on it; fix it, or leave it out")
 
     @cached_property
     def _counted(self) -> tuple[Outcomes, Tensor]:

@@ -219,6 +219,13 @@ def test_parameters_that_gradients_do_not_reach_are_named() -> None:
     assert "call that parameter 'decay'" in "".join(caught.value.__notes__)
 
 
+def test_what_no_count_tells_of_is_named_too() -> None:
+    """Nobody is looked at twice, so that nothing is forgotten before it would count."""
+    once = History(torch.full((1, 4), 3), torch.full((1, 4), 8))
+    with pytest.raises(ValueError, match="decay: nothing that this history shows depends on it; fix it, or leave it"):
+        fit(once, "mopps")
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_start_within_their_priors_and_say_their_code(name: str) -> None:
     family = FAMILIES[name]
