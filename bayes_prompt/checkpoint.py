@@ -125,6 +125,13 @@ def require_no_less(name: str, values: torch.Tensor, low: float) -> None:
         raise CheckpointError(f"{name} must be at least {low}; entry {entry} is {float(values.reshape(-1)[entry])}")
 
 
+def require_no_more(name: str, values: torch.Tensor, most: float = 1e30) -> None:
+    """CheckpointError unless no entry, of a tensor of any shape, is farther from 0 than what sums of them survive."""
+    if bool((values.abs() > most).any()):
+        entry = int((values.abs() > most).reshape(-1).nonzero()[0])
+        raise CheckpointError(f"{name} must lie within {most}; entry {entry} is {float(values.reshape(-1)[entry])}")
+
+
 def require_like(name: str, theirs: Any, mine: torch.Tensor) -> None:
     """CheckpointError unless a tensor has the shape and type of mine and is finite."""
     if not isinstance(theirs, torch.Tensor):

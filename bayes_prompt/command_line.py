@@ -152,22 +152,22 @@ def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None
 
     inputs: files that are read, by the argument that names them, which must be others, also by way of links.
     """
-    from bayes_prompt.files import writable_folder
+    from bayes_prompt.files import writable_file
 
-    if Path(file).is_dir():
+    if os.path.isdir(file):
         raise ValueError(f"argument {argument}: {file!r} is a folder")
+    if os.path.exists(file):
+        mode = os.stat(file).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"argument {argument}: {file!r} is there, and is no regular file")
+        if not mode & 0o222:
+            raise ValueError(f"argument {argument}: {file!r} is read-only; write somewhere else")
     for name, read in inputs.items():
         if read and os.path.exists(read) and os.path.exists(file) and os.path.samefile(read, file):
             raise ValueError(f"argument {argument}: {file!r} is what {name} is read from; write somewhere else")
     if Path(file).suffix.lower() in (".parquet", ".jsonl"):
         raise ValueError(f"argument {argument}: {file!r} is named like a table, and JSON is written; end it in .json")
-    if Path(file).exists():
-        mode = Path(file).stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ValueError(f"argument {argument}: {file!r} is there, and is no regular file")
-        if not mode & 0o222:
-            raise ValueError(f"argument {argument}: {file!r} is read-only; write somewhere else")
-    writable_folder(Path(file).parent, f"argument {argument}: its folder")
+    writable_file(file, f"argument {argument}: {file!r}")
 
 
 def console(width: int) -> Console:

@@ -29,6 +29,19 @@ def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
     return folder
 
 
+def writable_file(path: str | os.PathLike[str], name: str) -> None:
+    """Try whether `whole` can write there, and make the folder; ValueError, which calls it `name`, where it cannot."""
+    try:
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        trial = _scratch(target)
+        trial.write_bytes(b"is there room?")
+        trial.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name} cannot be written ({reason})") from error
+
+
 def default_cache() -> Path:
     """Where warm starts and embeddings are kept: $BAYES_PROMPT_CACHE, else bayes_prompt/ in the user's cache folder."""
     if given := os.environ.get("BAYES_PROMPT_CACHE"):
@@ -43,8 +56,7 @@ def whole(path: Path) -> Iterator[Path]:
     Where `path` is a link, what it leads to is written.
     """
     path = Path(os.path.realpath(path))
-    # The numbers of process and thread keep two writers apart, and the ending tells writers the format.
-    scratch = path.with_name(f".writing-{os.getpid()}-{threading.get_ident()}-{path.name}")
+    scratch = _scratch(path)
     try:
         yield scratch
         scratch.replace(path)
@@ -60,3 +72,8 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _scratch(path: Path) -> Path:
+    # The numbers of process and thread keep two writers apart, and the ending tells writers the format.
+    return path.with_name(f".writing-{os.getpid()}-{threading.get_ident()}-{path.name}")

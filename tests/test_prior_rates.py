@@ -71,7 +71,11 @@ def test_where_none_is_known_nothing_changes() -> None:
         ([[0.5]] * 8, ValueError, r"prior_rates must have shape \(8,\)"),
         ([[0.5], [0.5, 0.5]] * 4, TypeError, "prior_rates must be numbers"),
         ([True] * 8, TypeError, "prior_rates must be numbers"),
-        (0.5, TypeError, "prior_rates must be numbers"),
+        ([True] + [None] * 7, TypeError, "prior_rates must be numbers, or None where there is none; got True"),
+        ({row: 0.5 for row in range(8)}, TypeError, "prior_rates must be a sequence, a tensor or an array; got dict"),
+        (set(range(8)), TypeError, "prior_rates must be a sequence, a tensor or an array; got set"),
+        (b"01010101", TypeError, "prior_rates must be a sequence, a tensor or an array; got bytes"),
+        (0.5, TypeError, "prior_rates must be a sequence, a tensor or an array; got float"),
     ],
 )
 def test_what_is_no_rate_is_named(rates: Any, kind: type[Exception], message: str) -> None:

@@ -29,6 +29,13 @@ class Batch:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", checks.integer("size", self.size, 1))
         object.__setattr__(self, "out", checks.integer("out", self.out, 0))
+        for name, dtype in (("allowed", torch.bool), ("mates", torch.int64)):
+            given = getattr(self, name)
+            if given is None and name == "allowed":
+                continue
+            if not isinstance(given, Tensor) or given.dtype != dtype or given.ndim != 1:
+                got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"{name} must be a tensor of {dtype} with one dimension; got {got}")
 
     def among(self, prompts: Tensor) -> Tensor:
         """Those of prompts (N,) bool that may be picked."""

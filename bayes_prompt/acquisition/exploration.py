@@ -106,7 +106,8 @@ class Survey(OfBatch):
         places = round(share * batch.size) - len(batch.mates)  # the first of a batch are those
         if places <= 0:
             return scores, shortlist
-        new = batch.among(posterior.visits == 0 if self.familiar else posterior.unseen)
+        new = posterior.visits == 0 if self.familiar else posterior.unseen
+        new = batch.among(_not_waiting(new, posterior))
         return _lifted(scores, torch.where(new, scores, -torch.inf), places, share < 1)
 
 
@@ -211,7 +212,7 @@ class RevisitFloor(OfBatch):
         kept = max(1, round(self.share * batch.size)) if self.share else 0
         places = kept - len(batch.mates)  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
-        overdue = batch.among(absent >= self.absence)
+        overdue = batch.among(_not_waiting(absent >= self.absence, posterior))
         if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
             return scores, shortlist
         scores, due = scores.clone(), torch.where(overdue, absent, -1).double()
@@ -223,6 +224,12 @@ class RevisitFloor(OfBatch):
         top = scores.amax() + 1
         scores[rows] = top + torch.arange(len(rows), 0, -1, dtype=scores.dtype, device=scores.device)
         return scores, None
+
+
+def _not_waiting(prompts: Tensor, posterior: Posterior) -> Tensor:
+    """Those of prompts (N,) bool of which nothing waits for the next `advance`."""
+    waiting = posterior.counts().index  # N for calls that a check on the device refused
+    return torch.cat([prompts, prompts.new_zeros(1)]).index_fill(0, waiting, False)[:-1]
 
 
 def _coming(trials: int | None, posterior: Posterior) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,17 @@ class Acquisition(ABC):
 
     keeps_places: ClassVar[bool] = False
     """Whether it lifts scores in `ranking` to keep places of a batch, which sums would lose."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """TypeError for a `ranking` of one's own that takes something else than what it is told."""
+        super().__init_subclass__(**options)
+        if "ranking" in vars(cls):
+            told = list(inspect.signature(cls.ranking).parameters)
+            if len(told) != 5 or told[4] != "batch":
+                raise TypeError(
+                    f"{cls.__qualname__}.ranking must take (self, posterior, seed, step, batch), of which batch is a "
+                    f"Batch; it takes ({', '.join(told)})"
+                )
 
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:

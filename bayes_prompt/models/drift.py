@@ -316,7 +316,7 @@ def _bernoulli(x: Tensor) -> Tensor:
 
 
 def check_transition(moves: Tensor, states: int, elapsed: float) -> None:
-    """ValueError or TypeError unless these are transitions, of shape (J, S, S), over as many states."""
+    """ValueError or TypeError unless these are transitions, of shape (S, S), or (J, S, S), over as many states."""
     if moves.dtype != torch.float64:
         raise TypeError(f"transition must give float64; a drift's gave {moves.dtype}")
     if moves.shape[-2:] != (states, states):

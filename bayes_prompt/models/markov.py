@@ -40,7 +40,7 @@ def exponential(rates: Tensor, elapsed: float) -> Tensor:
     negative, the rates and as much on the diagonal as makes up for those of leaving (uniformisation; Jensen, 1953). So
     nothing cancels: an entry is good to roundings of itself where it takes few jumps, however rare they are, and so is
     what comes of it in a long time; of ways of twenty jumps within a short time nothing is known, which are 4e-19.
-    What a chain comes to does not depend on those beside it.
+    What a chain comes to depends on those beside it in roundings alone.
     """
     chains = rates.reshape(-1, *rates.shape[-2:])
     leaving = chains.detach().abs().amax((1, 2))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_prompt.models.banks import DriftBank
-from bayes_prompt.models.drift import ActivePassive, Drift, LogitRandomWalk, Redraw
+from bayes_prompt.models.drift import ActivePassive, Drift, LogitRandomWalk, Redraw, check_transition
 from bayes_prompt.models.grid import Points
 from bayes_prompt.models.markov import exponential
 
@@ -41,6 +41,7 @@ class Moves:
                 else:
                     self._others[key] = partial(getattr(member, law), points)
                 self._wanted[-1].append(key)
+        self._states = (1 if drift is None else drift.modes) * len(points.logit)
         self._walks = list(rates)
         self._rates = torch.stack(list(rates.values())) if rates else None
 
@@ -48,6 +49,8 @@ class Moves:
     def __call__(self, elapsed: float) -> tuple[Tensor, Tensor]:
         """Transitions (J, S, S) [from, to] of a step of this time: of prompts that rest, and of those looked at."""
         found = {key: law(elapsed) for key, law in self._others.items()}
+        for matrix in found.values():
+            check_transition(matrix, self._states, elapsed)
         if self._rates is not None:
             found |= zip(self._walks, exponential(self._rates, elapsed), strict=True)
         resting, looked = (torch.stack([found[key] for key in keys]) for keys in self._wanted)

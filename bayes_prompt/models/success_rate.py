@@ -330,4 +330,7 @@ def _still(states: int, elapsed: float) -> Tensor:
 
 
 def _moves(when: str, members: Sequence[Drift], points: Points, elapsed: float) -> Tensor:
-    return torch.stack([getattr(member, when)(points, elapsed) for member in members])
+    moves = [getattr(member, when)(points, elapsed) for member in members]
+    for member, matrix in zip(members, moves, strict=True):
+        check_transition(matrix, member.modes * len(points.logit), elapsed)
+    return torch.stack(moves)

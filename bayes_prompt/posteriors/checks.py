@@ -305,6 +305,10 @@ def rates(name: str, values: Sequence[float | None] | Tensor | np.ndarray, size:
     if isinstance(values, Tensor):
         found = values.detach().cpu()
     else:
+        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str | bytes | bytearray):
+            raise TypeError(f"{name} must be a sequence, a tensor or an array; got {type(values).__name__}")
+        if any(isinstance(value, bool | np.bool_) for value in values):
+            raise TypeError(f"{name} must be numbers, or None where there is none; got True or False")
         try:
             found = torch.from_numpy(np.array([np.nan if value is None else value for value in values]))
         except (TypeError, ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.checkpoint import require_no_less, require_no_more
 from bayes_prompt.errors import CheckpointError
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 from bayes_prompt.kernels.tally import Observations
@@ -57,6 +57,8 @@ class GridPosterior(GridBeliefs):
             raise CheckpointError("posterior.tensors.slot names a step or a group that there is not")
         for name in ("belief", "unseen_prior", "first_looks", "first_looks_alike"):
             require_no_less(f"posterior.tensors.{name}", tensors[name], 0)
+        for name in ("first_looks", "first_looks_alike", "sharing_evidence", "bank_evidence"):
+            require_no_more(f"posterior.tensors.{name}", tensors[name])
         require_ones("belief of prompt", tensors["belief"], seen)
         # Each step may leave transitions' rows a millionth off, and there may have been many.
         require_ones("unseen_prior of member", tensors["unseen_prior"], within=0.5)

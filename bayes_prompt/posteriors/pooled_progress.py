@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayes_prompt.checkpoint import require_no_less
+from bayes_prompt.checkpoint import require_no_less, require_no_more
 from bayes_prompt.kernels.progress_filter import IMPOSSIBLE
 from bayes_prompt.kernels.tally import Observations
 from bayes_prompt.posteriors import checks
@@ -88,7 +88,7 @@ class PooledProgressPosterior(ProgressPosterior):
     def sample_transition(self, seed: int, step: int) -> Tensor:
         """One draw of every prompt's transition matrix, (N, K, K): prompts of a group have the same one.
 
-        With banks it is drawn which member it comes from.
+        With banks it is drawn which member it comes from. Groups draw apart from one another, whatever their strength.
         """
         thompson, weights = self._kernel("thompson"), self._transitions.weights()
         if weights.shape[1] == 1:
@@ -148,6 +148,8 @@ class PooledProgressPosterior(ProgressPosterior):
     def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
         super()._check_belief(tensors)
         require_no_less("posterior.tensors.transitions", tensors["transitions"], 0)
+        for name in ("transitions", "decay_evidence", "strength_evidence"):
+            require_no_more(f"posterior.tensors.{name}", tensors[name])
 
 
 def _clusters(embeddings: Tensor) -> Tensor:

@@ -145,6 +145,10 @@ def _sides(options: argparse.Namespace, history: History) -> dict[str, Any]:
         if not (file or options.texts):
             raise ValueError(f"argument {argument}: name its file, FILE:COLUMN, or give --texts FILE")
         found[name] = column_of(file or options.texts, column, history, argument, gaps=name == "prior_rates")
+        if all(value is None for value in found[name]):
+            raise ValueError(
+                f"argument {argument}: {file or options.texts!r} has no {column} of any prompt of the history"
+            )
     return found
 
 

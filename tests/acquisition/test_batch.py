@@ -16,6 +16,26 @@ EMBEDDINGS = torch.randn(N, 5, generator=torch.Generator().manual_seed(0))
 GRADIENT = acq.KnowledgeGradient(20.0, trials=8)
 
 
+def test_what_is_no_batch_is_named() -> None:
+    with pytest.raises(TypeError, match=r"allowed must be a tensor of torch.bool with one dimension; got list"):
+        acq.Batch(3, allowed=[True])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"allowed must be .* got torch.float32 \(3,\)"):
+        acq.Batch(3, allowed=torch.ones(3))
+    with pytest.raises(TypeError, match=r"mates must be a tensor of torch.int64 with one dimension; got NoneType"):
+        acq.Batch(3, mates=None)  # type: ignore[arg-type]
+
+
+def test_a_ranking_that_takes_something_else_is_refused_when_it_is_written() -> None:
+    message = r"ranking must take \(self, posterior, seed, step, batch\), of which batch is a Batch; it takes"
+    with pytest.raises(TypeError, match=message):
+
+        class Older(acq.OfBatch):
+            def ranking(  # type: ignore[override]
+                self, posterior: bp.Posterior, seed: int, step: int, batch: int, allowed: torch.Tensor | None = None
+            ) -> tuple[torch.Tensor, None]:
+                raise NotImplementedError
+
+
 def posterior() -> bp.Posterior:
     """Success rates of all kinds, each known more or less well."""
     generator = torch.Generator().manual_seed(1)

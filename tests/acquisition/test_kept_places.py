@@ -334,3 +334,42 @@ def test_single_rollouts_tell_no_prompt_from_another() -> None:
     posterior.update([0, 1, 2], [1, 0, 1], 1)
     assert posterior.informative_probability(1).tolist() == [0.0] * 20
     assert posterior.look_index(1, 16.0).tolist() == [0.0] * 20
+
+
+@pytest.mark.parametrize(
+    "acquisition", [Survey(InformativeProbability(), 4.0), Survey(InformativeProbability(), 4.0, True)]
+)
+@pytest.mark.parametrize("told", [False, True])
+def test_who_has_come_back_in_this_step_is_not_surveyed_again(acquisition: Survey, told: bool) -> None:
+    """Rewards come in one by one while others are picked, and time moves once in a batch."""
+    posterior = bp.SuccessRate().posterior(200)
+    if told:
+        posterior.warm_start(range(100), [4] * 100, 8)
+    made, seen = bp.PromptSelector(posterior, acquisition, 10), []
+    out = made.select().tolist()
+    for turn in range(30):
+        seen.append(out.pop(0))
+        made.observe([seen[-1]], successes=[4], trials=8)
+        out += made.select(batch_size=1).tolist()
+        if turn % 10 == 9:
+            made.advance()
+    assert len(set(seen + out)) == 40
+
+
+def test_who_has_come_back_in_this_step_is_not_overdue() -> None:
+    made = selector(RevisitFloor(InformativeProbability(), absence=3, share=1.0))
+    for _ in range(4):
+        made.posterior.advance()
+    first = made.select()
+    made.observe(first, successes=[4] * B, trials=8)
+    assert not set(first.tolist()) & set(made.select().tolist())
+
+
+def test_a_call_that_was_refused_on_a_device_waits_for_nobody() -> None:
+    """Its rows are N, which is nobody."""
+    posterior = bp.SuccessRate().posterior(20)
+    posterior.observe([3], [4], 8)
+    posterior._pending.append((torch.tensor([20]), torch.tensor([0]), torch.tensor([1])))
+    assert sorted(bp.PromptSelector(posterior, Survey(InformativeProbability()), 19).select().tolist()) == [
+        row for row in range(20) if row != 3
+    ]

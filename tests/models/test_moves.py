@@ -135,3 +135,23 @@ def test_gradients_flow_where_they_are_wanted_alone() -> None:
     assert not any(each.requires_grad for each in Moves(model.drift, model.points())(0.5))
     model.lower_grid().transition(0.5)[0, 4, 4].backward()
     assert scale.grad is not None and float(scale.grad) < 0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "kind", "message"),
+    [
+        (torch.eye(3).double(), ValueError, r"transition must give shape \(17, 17\); a drift's gave \(3, 3\)"),
+        (torch.eye(17), TypeError, "transition must give float64"),
+        (2 * torch.eye(17).double(), ValueError, "transition must have rows of at least 0 that sum to 1"),
+    ],
+)
+def test_what_is_no_transition_is_named_in_a_bank_too(matrix: Tensor, kind: type[Exception], message: str) -> None:
+    class Own(Told):
+        def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+            return matrix
+
+    bank = bp.DriftBank([WALK, Own()])
+    with pytest.raises(kind, match=message):
+        bp.SuccessRate(grid=17, drift=bank).lower_grid().transition(1.0)
+    with pytest.raises(kind, match=message):
+        Moves(bank, bp.SuccessRate(grid=17).points())(1.0)

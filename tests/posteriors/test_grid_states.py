@@ -181,6 +181,8 @@ def test_states_that_cannot_be_are_refused() -> None:
         "propagators of row 18 sums to 2": spoil("propagators", lambda x: x[:, -1].mul_(2)),
         "unseen_prior of member 0 sums to 0": spoil("unseen_prior", lambda x: x.zero_()),
         "unseen_prior of member 0 sums to (3|2.99)": spoil("unseen_prior", lambda x: x.mul_(3)),
+        "first_looks must lie within 1e.30": spoil("first_looks", lambda x: x.fill_(1e300)),
+        "bank_evidence must lie within 1e.30": spoil("bank_evidence", lambda x: x.fill_(-1e300)),
         "last_observed": spoil("last_observed", lambda x: x[0].fill_(7)),
     }
     for message, state in bad.items():

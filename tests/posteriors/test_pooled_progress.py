@@ -214,6 +214,12 @@ def test_what_a_state_must_be() -> None:
     before = posterior.state_dict()
     with pytest.raises(bp.CheckpointError, match="transitions"):
         posterior.load_state_dict(state)
+    banks = bp.SolvingProgress(pooling="group", decay=bp.DecayBank()).posterior(N, groups=GROUPS)
+    for name in ("transitions", "decay_evidence", "strength_evidence"):
+        damaged = banks.state_dict()
+        damaged["tensors"][name].view(-1)[0] = 1e300
+        with pytest.raises(bp.CheckpointError, match=f"{name} must lie within 1e.30; entry 0 is 1e.300"):
+            banks.load_state_dict(damaged)
     with pytest.raises(ValueError):
         posterior.update([0], [9], 8)
     for key, tensor in before["tensors"].items():

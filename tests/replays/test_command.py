@@ -130,6 +130,13 @@ def test_known_rates_may_have_gaps(history: Path, tmp_path: Path, suffix: str, m
         ("{history} --prior-rates {folder}/prompts.jsonl:said", "prior_rates must be numbers, or None"),
         ("{history} --json {folder}", "argument --json: "),
         ("{history} --json {history}/x.json", "argument --json: "),
+        (
+            "{history} --prior-rates {folder}/others.jsonl:rate",
+            "others.jsonl' has no rate of any prompt of the history",
+        ),
+        ("{history} --json {folder}/" + "x" * 250, "cannot be written (File name too long)"),
+        ("{history} --json {folder}/" + "x" * 400, "cannot be written (File name too long)"),
+        ("{history} --json {folder}/a\0b", "cannot be written (embedded null byte)"),
         ("{history} --json {folder}/prompts.jsonl", "is named like a table, and JSON is written; end it in .json"),
         ("{history} --json {folder}/new.PARQUET", "is named like a table"),
         ("{history} --json {folder}/kept.json", "kept.json' is read-only; write somewhere else"),
@@ -143,6 +150,7 @@ def test_what_cannot_be_used_is_named(
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n')
     (tmp_path / "prompts.jsonl").write_text('{"prompt_id": "a", "said": "x"}\n')
     (tmp_path / "prompts.csv").write_text("prompt_id,text\n")
+    (tmp_path / "others.jsonl").write_text('{"prompt_id": "z", "rate": 0.5}\n')
     (tmp_path / "kept.json").touch(0o444)
     os.mkfifo(tmp_path / "pipe.json")
     arguments = [part.format(history=history, folder=tmp_path) for part in line.split()]
