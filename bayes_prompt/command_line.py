@@ -154,6 +154,8 @@ def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None
     """
     from bayes_prompt.files import writable_file
 
+    if not file:
+        raise ValueError(f"argument {argument}: the name is empty")
     if os.path.isdir(file):
         raise ValueError(f"argument {argument}: {file!r} is a folder")
     if os.path.exists(file):

@@ -124,10 +124,13 @@ def elapsed_of(record: dict[str, Any]) -> float:
 
 
 def is_name(name: Any) -> bool:
-    """Whether a prompt may be called so: a string, or an integer of 64 bits."""
+    """Whether a prompt may be called so: a string, which UTF-8 can write, or an integer of 64 bits."""
     if isinstance(name, int) and not isinstance(name, bool):
         return -(2**63) <= name < 2**63
-    return isinstance(name, str)
+    try:
+        return isinstance(name, str) and name.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tuple[np.ndarray, tuple[Name, ...]]:

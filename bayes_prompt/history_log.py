@@ -28,6 +28,7 @@ class StepLog:
     - Lines that others replace stay where they are until those are on the disk: a copy gets the new lines in their
       place, is synced, and renamed.
     - A cut is one truncation, at the beginning of a line.
+    - Where somebody else has made the file longer or shorter, nothing is written.
 
     So the file is at every instant some whole steps, and after them at most a part of one that was never reported as
     written. What a checkpoint covers was written before it, and lines of later steps go when the first of them is
@@ -52,6 +53,7 @@ class StepLog:
         else:
             self.path.touch()
             sync_folder(self.path.parent)
+        self._size = os.stat(self.path).st_size
         self._put(self._end, b"\n" if unfinished else b"")
 
     @property
@@ -65,6 +67,7 @@ class StepLog:
 
         Where it fails, the file is as it was; and where it cannot be written, OSError. more: what was there stays.
         """
+        self._check_owned()
         place = len(self._steps) if more else bisect_left(self._steps, step)
         start = self._starts[place] if place < len(self._starts) else self._end
         steps, starts, later = self._steps[place:], self._starts[place:], self._read(start, self._end)
@@ -79,9 +82,21 @@ class StepLog:
             yield
         except BaseException:
             self._steps[place:], self._starts[place:] = steps, starts
-            if self._read(start) != later:
-                self._put(start, later)
+            try:
+                if self._read(start) != later:
+                    self._put(start, later)
+            finally:
+                self._size = os.stat(self.path).st_size
             raise
+
+    def _check_owned(self) -> None:
+        """OSError where the file is not as this log left it: whoever else writes there would be written over."""
+        size = os.stat(self.path).st_size
+        if size != self._size:
+            raise OSError(
+                f"{str(self.path)!r} has {size} bytes, not {self._size} as when it was last written here; somebody "
+                "else changed it, a run that goes on beside this one, say"
+            )
 
     def _read(self, start: int, end: int | None = None) -> bytes:
         """What stands there; end: None for that of the file."""
@@ -100,7 +115,7 @@ class StepLog:
             sync_folder(self.path.parent)
         else:
             _end_with(self.path, start, lines)
-        self._end = start + len(lines)
+        self._end = self._size = start + len(lines)
 
 
 def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) -> tuple[list[int], list[int], int, bool]:
@@ -118,8 +133,9 @@ def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) ->
             if not text.isspace():
                 try:
                     step = step_of(json.loads(text))
-                except json.JSONDecodeError:
-                    if whole_line or not text.startswith(_BEGIN[: len(text)]):
+                except json.JSONDecodeError as error:
+                    torn = not whole_line and text.startswith(_BEGIN[: len(text)]) and error.msg != "Extra data"
+                    if not torn:
                         raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
                     logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
                     break

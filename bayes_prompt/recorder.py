@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -89,6 +89,7 @@ class Recorder:
         self._open_elapsed = 1.0  # its
         self._log = StepLog(self.lines, self._prompts.step_of)
         self._closed = False
+        self._process = os.getpid()
         if selector is not None:
             self._posterior = selector.posterior
             self._posterior.advance = _Tap(self, selector.posterior)  # type: ignore[method-assign]
@@ -128,6 +129,10 @@ class Recorder:
         rows = range(len(names))
         _, solved, of = checks.counts(rows, successes, trials, max(1, len(names)))
         elapsed = checks.elapsed_time(elapsed)
+        if not names and elapsed != 1:
+            raise ValueError(
+                f"prompts must be one or more where elapsed is not 1, to have a line; got none and {elapsed}"
+            )
         with self._lock:
             kind = self._prompts.check("prompts", names)
             if self._open_step is not None and step < self._open_step:
@@ -151,7 +156,8 @@ class Recorder:
     def close(self) -> None:
         """Stop recording; for a name that ends in .parquet, make that file. Once is enough, more does no harm.
 
-        Raises OSError where the file cannot be written; the lines are there then.
+        Raises OSError where the file cannot be written, ValueError where steps and prompts span more than a history
+        holds; the lines are there then, and nothing more is recorded. It may be tried again.
         """
         with self._lock:
             if self._closed:
@@ -159,11 +165,11 @@ class Recorder:
             if self._posterior is not None:
                 del self._posterior.advance
                 self._posterior = None
-            self._closed = True
             if self.lines != self.path and self.last_step is not None:
                 with whole(self.path) as scratch:
                     self.history().write_parquet(scratch)
                     sync(scratch)
+            self._closed = True
 
     def history(self) -> History:
         """What has been recorded so far. ValueError where that is nothing.
@@ -188,6 +194,8 @@ class Recorder:
     def _learn(self, posterior: Posterior, advance: Callable[[float], None], elapsed: float) -> None:
         """A step of the selector: written before it is made, taken back where it is refused."""
         elapsed = checks.elapsed_time(elapsed)
+        if os.getpid() != self._process:  # a forked copy
+            return advance(elapsed)
         with self._lock:
             rows, successes, trials = (each.cpu() for each in posterior.pending())
             known = rows < posterior.num_prompts  # others stand for calls that a check on the device refused
@@ -196,9 +204,17 @@ class Recorder:
             lines = _lines(step, names, successes[known].tolist(), trials[known].tolist(), elapsed)
             if not lines and elapsed != 1:
                 lines = _lines(step, [self._names[0] if self._names else 0], [0], [0], elapsed)
+            late: BaseException | None = None
             with self._opened().written(step, lines):
-                advance(elapsed)
+                try:
+                    advance(elapsed)
+                except BaseException as error:
+                    if posterior.step == step:
+                        raise
+                    late = error  # an interrupt, once the step was made
                 self._open_step = None
+            if late is not None:
+                raise late
 
     def _opened(self) -> StepLog:
         if self._closed:
@@ -248,7 +264,7 @@ def _listed(prompts: Any, what: str = "prompts") -> list[Name]:
         if prompts.ndim != 1:
             raise ValueError(f"{what} must have shape (B,); got {tuple(prompts.shape)}")
         prompts = prompts.tolist()
-    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__len__"):
+    if isinstance(prompts, str | bytes | Mapping | Set) or not hasattr(prompts, "__len__"):
         raise TypeError(f"{what} must be a sequence of rows or names; got {type(prompts).__name__}")
     names = [int(name) if isinstance(name, np.integer) else name for name in prompts]
     for place, name in enumerate(names):

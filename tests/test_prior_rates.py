@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserList
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,11 @@ def test_each_is_told_as_what_comes_nearest() -> None:
     assert torch.allclose(told, 1 - told.flip(0))
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+class Column(UserList[float]):
+    """Something with a length whose entries can be asked for, as a table's column is."""
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, Column])
 def test_of_any_kind(kind: Any) -> None:
     rates = [float("nan") if rate is None else rate for rate in RATES]
     found = made("best", prior_rates=kind(rates)).posterior.informative_probability(8)
@@ -75,6 +80,7 @@ def test_where_none_is_known_nothing_changes() -> None:
         ({row: 0.5 for row in range(8)}, TypeError, "prior_rates must be a sequence, a tensor or an array; got dict"),
         (set(range(8)), TypeError, "prior_rates must be a sequence, a tensor or an array; got set"),
         (b"01010101", TypeError, "prior_rates must be a sequence, a tensor or an array; got bytes"),
+        (np.array(0.5), TypeError, "prior_rates must be a sequence, a tensor or an array; got ndarray"),
         (0.5, TypeError, "prior_rates must be a sequence, a tensor or an array; got float"),
     ],
 )

@@ -26,13 +26,21 @@ class Acquisition(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """TypeError for a `ranking` of one's own that takes something else than what it is told."""
         super().__init_subclass__(**options)
-        if "ranking" in vars(cls):
-            told = list(inspect.signature(cls.ranking).parameters)
-            if len(told) != 5 or told[4] != "batch":
-                raise TypeError(
-                    f"{cls.__qualname__}.ranking must take (self, posterior, seed, step, batch), of which batch is a "
-                    f"Batch; it takes ({', '.join(told)})"
-                )
+        try:
+            signature = inspect.signature(cls.ranking)
+        except (TypeError, ValueError):  # a property, say: whoever calls it will tell
+            return
+        told = list(signature.parameters.values())
+        older = any(each.name in ("allowed", "mates") or each.annotation in (int, "int") for each in told[4:])
+        try:
+            signature.bind(*[None] * (5 if told and told[0].name == "self" else 4))
+        except TypeError:
+            older = True
+        if older:
+            raise TypeError(
+                f"{cls.__qualname__}.ranking must take (self, posterior, seed, step, batch), of which batch is a "
+                f"Batch; it takes {signature}"
+            )
 
     @abstractmethod
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:

@@ -315,11 +315,12 @@ def _bernoulli(x: Tensor) -> Tensor:
     return torch.where(small, 1 - x / 2, safe / torch.expm1(safe.clamp(max=300.0)))  # whose gradients stay numbers
 
 
-def check_transition(moves: Tensor, states: int, elapsed: float) -> None:
-    """ValueError or TypeError unless these are transitions, of shape (S, S), or (J, S, S), over as many states."""
-    if moves.dtype != torch.float64:
-        raise TypeError(f"transition must give float64; a drift's gave {moves.dtype}")
-    if moves.shape[-2:] != (states, states):
+def check_transition(moves: Tensor, states: int, elapsed: float, drifts: tuple[int, ...] = ()) -> None:
+    """ValueError or TypeError unless these are transitions, of shape (*drifts, S, S), over as many states."""
+    if not isinstance(moves, Tensor) or moves.dtype != torch.float64:
+        got = moves.dtype if isinstance(moves, Tensor) else type(moves).__name__
+        raise TypeError(f"transition must give float64; a drift's gave {got}")
+    if moves.shape != (*drifts, states, states):
         raise ValueError(f"transition must give shape ({states}, {states}); a drift's gave {tuple(moves.shape[-2:])}")
     off = (moves.sum(-1) - 1).abs()
     if not bool((moves >= 0).all() & (off <= 1e-6).all()):

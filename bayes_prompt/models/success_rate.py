@@ -123,7 +123,7 @@ class SuccessRate:
                 raise ValueError(f"decay must be 1 with a drift, which forgets already; got {self.decay}")
             tables = self.lower_grid()
             for law in (tables.transition, tables.after_look):
-                check_transition(law(1.0), tables.initial.shape[1], 1.0)
+                check_transition(law(1.0), tables.initial.shape[1], 1.0, tables.initial.shape[:1])
             return
         what_works = "a Beta with batch shape () or (N,) works: dist.Beta(1.0, 1.0)"
         if len(self.prior.batch_shape) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -305,7 +305,8 @@ def rates(name: str, values: Sequence[float | None] | Tensor | np.ndarray, size:
     if isinstance(values, Tensor):
         found = values.detach().cpu()
     else:
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str | bytes | bytearray):
+        unordered = isinstance(values, str | bytes | bytearray | Mapping | Set)
+        if unordered or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a sequence, a tensor or an array; got {type(values).__name__}")
         if any(isinstance(value, bool | np.bool_) for value in values):
             raise TypeError(f"{name} must be numbers, or None where there is none; got True or False")

@@ -68,7 +68,7 @@ class Propagators:
         if found is None:
             resting, looked = self._moves(elapsed)
             for each in (resting, looked):
-                check_transition(each, self.products.shape[-1], elapsed)
+                check_transition(each, self.products.shape[-1], elapsed, self.products.shape[:1])
             found = resting.detach().to(self._device), looked.detach().to(self._device)
             if len(self._known) >= _KEPT:  # the one that was asked for longest ago goes
                 self._known.pop(next(iter(self._known)))

@@ -47,11 +47,10 @@ def replay(
     At each visit a method picks, and its picks' recorded counts are what it observes. Before each visit from
     `first_visit` on, its P(informative) of every prompt is judged by what that prompt's count shows. Where a step has
     no record of a prompt (trials 0), the prompt cannot be picked then and is not judged; where fewer prompts than a
-    batch have one, the pick is smaller. Steps without any record are left out, and those before the first record count
-    for nothing, so that visits may be numbered from 0 or from 1. Mind how such records were chosen: if by a method, the
-    replay is confined to what that method looked at; where that is next to all that is to be picked, so that methods
-    have no choice, a warning says so. Methods are told of the history's `elapsed`, that of a step that was left out
-    together with the one before.
+    batch have one, the pick is smaller. Steps without any record are left out, with the time they took, and those
+    before the first record count for nothing, so that visits may be numbered from 0 or from 1. Mind how such records
+    were chosen: if by a method, the replay is confined to what that method looked at; where that is next to all that is
+    to be picked, so that methods have no choice, a warning says so. Methods are told of the history's `elapsed`.
 
     What is told, and what it means: `bayes_prompt.replays.results.FIGURES`.
 
@@ -209,10 +208,8 @@ def _kept(history: History, visits: int | None, min_visits: int | None) -> tuple
     trials, successes = trials[some], successes[some]
     informative = (successes > 0) & (successes < trials)
     elapsed = [1.0] * len(trials)
-    if history.elapsed is not None:  # that of a step without a record passes after the step before
-        before, times = some.cumsum(0) - 1, torch.zeros(len(trials), dtype=torch.float64)
-        told = history.elapsed[begin:][:visits].cpu().double()
-        elapsed = times.index_add_(0, before[before >= 0], told[before >= 0]).tolist()
+    if history.elapsed is not None:
+        elapsed = history.elapsed[begin:][:visits][some].tolist()
     return rows, _Recorded(successes, trials, (trials > 0).numpy(), informative.numpy(), elapsed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,34 @@ def test_a_ranking_that_takes_something_else_is_refused_when_it_is_written() -> 
 
         class Older(acq.OfBatch):
             def ranking(  # type: ignore[override]
-                self, posterior: bp.Posterior, seed: int, step: int, batch: int, allowed: torch.Tensor | None = None
-            ) -> tuple[torch.Tensor, None]:
-                raise NotImplementedError
+                self, posterior: Any, seed: Any, step: Any, batch: Any, allowed: Any = None, mates: Any = None
+            ) -> Any:
+                return None
+
+    with pytest.raises(TypeError, match=message):
+
+        class Oldest(acq.Acquisition):
+            def ranking(self, posterior: Any, seed: int, step: int, batch: int) -> Any:  # type: ignore[override]
+                return None
+
+    with pytest.raises(TypeError, match=message):
+
+        class Short(acq.OfBatch):
+            def ranking(self, posterior: Any) -> Any:  # type: ignore[override]
+                return None
+
+
+def test_a_ranking_may_call_its_arguments_as_it_likes() -> None:
+    class Own(acq.OfBatch):
+        def ranking(self, posterior: Any, seed: int, step: int, whole: acq.Batch, verbose: bool = False) -> Any:  # type: ignore[override]
+            return posterior.informative_probability(8), None
+
+    class Passing(acq.OfBatch):
+        def ranking(self, *told: Any) -> Any:  # type: ignore[override]
+            return Own().ranking(*told)
+
+    for made in (Own(), Passing()):
+        assert len(bp.PromptSelector(posterior(), made, 4).select()) == 4
 
 
 def posterior() -> bp.Posterior:

@@ -136,6 +136,7 @@ def test_known_rates_may_have_gaps(history: Path, tmp_path: Path, suffix: str, m
         ),
         ("{history} --json {folder}/" + "x" * 250, "cannot be written (File name too long)"),
         ("{history} --json {folder}/" + "x" * 400, "cannot be written (File name too long)"),
+        ("{history} --json=", "argument --json: the name is empty"),
         ("{history} --json {folder}/a\0b", "cannot be written (embedded null byte)"),
         ("{history} --json {folder}/prompts.jsonl", "is named like a table, and JSON is written; end it in .json"),
         ("{history} --json {folder}/new.PARQUET", "is named like a table"),
