@@ -88,8 +88,13 @@ def filtered(posterior: Any, seen: Replicates, warm: bool = False) -> Any:
 
 
 def rate_ranks(posterior: Any, truth: Tensor, seed: int) -> Tensor:
-    """Ranks (N,) of true rates among L Thompson draws."""
-    return ranks(torch.stack([posterior.sample_success_rate(seed, step) for step in range(DRAWS)]), truth, seed)
+    """Ranks (N,) of true rates among L Thompson draws; those that are nearer to 0 or 1 than numbers go are equals.
+
+    What is drawn by others stops short of 1, where ours may be 1.
+    """
+    drawn = torch.stack([posterior.sample_success_rate(seed, step) for step in range(DRAWS)])
+    ends = torch.finfo(drawn.dtype)
+    return ranks(*(rates.clamp(ends.tiny, 1 - 2 * ends.eps) for rates in (drawn, truth)), seed)
 
 
 def transition_ranks(posterior: Any, seen: Replicates, together: int, seed: int) -> Tensor:
