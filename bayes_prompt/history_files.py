@@ -127,10 +127,13 @@ def is_name(name: Any) -> bool:
     """Whether a prompt may be called so: a string, which UTF-8 can write, or an integer of 64 bits."""
     if isinstance(name, int) and not isinstance(name, bool):
         return -(2**63) <= name < 2**63
+    if not isinstance(name, str):
+        return False
     try:
-        return isinstance(name, str) and name.encode() is not None
+        name.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tuple[np.ndarray, tuple[Name, ...]]:

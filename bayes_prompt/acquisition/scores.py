@@ -33,7 +33,7 @@ class Acquisition(ABC):
         told = list(signature.parameters.values())
         older = any(each.name in ("allowed", "mates") or each.annotation in (int, "int") for each in told[4:])
         try:
-            signature.bind(*[None] * (5 if told and told[0].name == "self" else 4))
+            signature.bind(*[None] * (4 if isinstance(inspect.getattr_static(cls, "ranking"), staticmethod) else 5))
         except TypeError:
             older = True
         if older:

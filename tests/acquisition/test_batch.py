@@ -58,7 +58,16 @@ def test_a_ranking_may_call_its_arguments_as_it_likes() -> None:
         def ranking(self, *told: Any) -> Any:  # type: ignore[override]
             return Own().ranking(*told)
 
-    for made in (Own(), Passing()):
+    class Detached(acq.OfBatch):
+        @staticmethod
+        def ranking(posterior: Any, seed: int, step: int, batch: acq.Batch) -> Any:  # type: ignore[override]
+            return Own().ranking(posterior, seed, step, batch)
+
+    class Renamed(acq.OfBatch):
+        def ranking(this, posterior: Any, seed: int, step: int, batch: acq.Batch) -> Any:  # type: ignore[override]
+            return Own().ranking(posterior, seed, step, batch)
+
+    for made in (Own(), Passing(), Detached(), Renamed()):
         assert len(bp.PromptSelector(posterior(), made, 4).select()) == 4
 
 
