@@ -1,11 +1,12 @@
 """`recipes.best` against the published methods in every simulated world: effective sample ratios, paired by seed.
 
-python benchmarks/worlds.py [--seeds 10]
+python benchmarks/worlds.py [--seeds 10] [--steps 10]
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,12 +27,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    seeds = parser.parse_args().seeds
-    heads = ("world", "best", "best published", "best less that", "with groups or texts")
+    parser.add_argument("--steps", type=int, help="of each world, where it is not its own number")
+    options = parser.parse_args()
+    seeds = options.seeds
+    heads = ("world", "best", "best published", "best less that", "number of steps untold", "with groups or texts")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, world in simulate.WORLDS.items():
+        world = replace(world, steps=options.steps or world.steps)
         told = [given for given, has in (("groups", world.groups), ("embeddings", world.embeddings)) if has is not None]
-        ours = {"best": recipe("best")} | {given: recipe("best", given) for given in told}
+        ours = {"best": recipe("best"), "untold": recipe("best", num_steps=None)}
+        ours |= {given: recipe("best", given) for given in told}
         found = simulate.judge({**PUBLISHED, **ours}, worlds={name: world}, seeds=seeds)[name]
         ratio = {
             method: np.array([run.effective_sample_ratio.mean() for run in runs]) for method, runs in found.items()
@@ -42,6 +47,7 @@ def main() -> None:
             f"{ratio['best'].mean():.3f}",
             f"{ratio[rival].mean():.3f} ({rival})",
             f"{more.mean():+.3f} ± {more.std(ddof=1) / seeds**0.5:.3f}",
+            f"{ratio['untold'].mean():.3f}",
             ", ".join(f"{ratio[given].mean():.3f}" for given in told),
         ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -130,6 +130,17 @@ def test_new_prompts_are_picked_first(kind: str) -> None:
     train(selector, 4)
 
 
+def test_the_best_of_a_short_run_looks_for_less() -> None:
+    """In ten steps 1.1 batches are of new prompts alone, where else all of the first five are, and none in the last."""
+    short, long = best(num_steps=10), best(num_steps=10**6)
+    assert repr(short.acquisition) == repr(long.acquisition) == repr(best().acquisition)
+    seen = [len({row for index in train(selector, 5) for row in index}) for selector in (short, long)]
+    assert seen[0] < seen[1] == 20
+    train(short, 4)
+    now = short.posterior.informative_probability(8)
+    torch.testing.assert_close(short.acquisition.scores(short.posterior, 0, 9), now)
+
+
 def coded(labels: Any) -> list[int]:
     posterior = best(groups=labels).posterior
     assert isinstance(posterior, GridPosterior)
@@ -227,6 +238,7 @@ def test_the_best_resumes_where_it_was(given: dict[str, Any], tmp_path: Path) ->
         ({"groups": "x" * 30}, TypeError, "groups must be a sequence of labels; got str"),
         ({"batch_size": 31}, ValueError, "batch_size"),
         ({"num_prompts": 0}, ValueError, "num_prompts"),
+        ({"num_steps": 0}, ValueError, "num_steps must be at least 1; got 0"),
         ({"decay": 0.5}, TypeError, "no option 'decay'"),
     ],
 )

@@ -6,8 +6,9 @@ rollouts. What lies between is compared in docs/recipe.md.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from bayes_prompt.acquisition.scores import Acquisition
 from bayes_prompt.kernels.shortlist import Shortlist
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.base import Posterior
+
+_SURVEYED = 0.11  # of a run, at most (docs/recipe.md)
 
 
 class OfBatch(Acquisition):
@@ -52,19 +55,26 @@ class LookIndex(Acquisition):
     trials: the coming group size; None takes that of the last observation (8 before there was one).
     new: the horizon of prompts of which there is no record (`Posterior.unseen`), at least 0; None: the same. What was
         lost before may be lost again soon, so that a first look that pays is of use for longer than a second one.
+    num_steps: of the whole run, at least 1, where it is known: no look is of use for longer than the run lasts. In and
+        after the last step what is best now is picked.
     """
 
     horizon: float = 30.0
     trials: int | None = None
     new: float | None = None
+    #: Not in what checkpoints compare: a run may be resumed for longer than it was meant to be.
+    num_steps: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         new = None if self.new is None else _at_least_0("new", self.new)
         _set(self, horizon=_at_least_0("horizon", self.horizon), trials=_group_size(self.trials), new=new)
+        _set(self, num_steps=_run_of(self.num_steps))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) in [0, 1]."""
-        return posterior.look_index(_coming(self.trials, posterior), self.horizon, self.new)
+        left = math.inf if self.num_steps is None else max(0, self.num_steps - 1 - posterior.step)
+        new = None if self.new is None else min(self.new, left)
+        return posterior.look_index(_coming(self.trials, posterior), min(self.horizon, left), new)
 
 
 @dataclass(frozen=True)
@@ -80,19 +90,21 @@ class Survey(OfBatch):
 
     acquisition: whose scores count. batches: of new prompts (`Posterior.unseen`), at least 0; of half a batch, half are
     new. familiar: whether those that `warm_start` alone told of are new too, so that what another model was like is
-    seen of this one.
+    seen of this one. num_steps: of the whole run, at least 1, where it is known: the survey then takes no more than
+    11% of it, for what a survey costs a short run it has no time to return.
     """
 
     keeps_places: ClassVar[bool] = True
     acquisition: Acquisition
     batches: float = 5.5
     familiar: bool = False
+    num_steps: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _other(self.acquisition)
         if not isinstance(self.familiar, bool):
             raise TypeError(f"familiar must be True or False; got {self.familiar!r}")
-        _set(self, batches=_at_least_0("batches", self.batches))
+        _set(self, batches=_at_least_0("batches", self.batches), num_steps=_run_of(self.num_steps))
 
     def scores(self, posterior: Posterior, seed: int, step: int) -> Tensor:
         """Scores (N,) of the other acquisition; places are kept by `ranking`, which knows the batch."""
@@ -102,7 +114,8 @@ class Survey(OfBatch):
         """Scores (N,): as many new prompts as have a place left lie above all others."""
         scores, shortlist = self.acquisition.ranking(posterior, seed, step, batch)
         before = posterior.looks + batch.out - len(batch.mates)
-        share = min(1.0, self.batches - before / batch.size)
+        batches = self.batches if self.num_steps is None else min(self.batches, _SURVEYED * self.num_steps)
+        share = min(1.0, batches - before / batch.size)
         places = round(share * batch.size) - len(batch.mates)  # the first of a batch are those
         if places <= 0:
             return scores, shortlist
@@ -238,6 +251,10 @@ def _coming(trials: int | None, posterior: Posterior) -> int:
 
 def _group_size(trials: int | None) -> int | None:
     return None if trials is None else checks.group_size("trials", trials)
+
+
+def _run_of(num_steps: int | None) -> int | None:
+    return None if num_steps is None else checks.integer("num_steps", num_steps, 1)
 
 
 def _at_least_0(name: str, value: float) -> float:

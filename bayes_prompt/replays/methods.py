@@ -45,8 +45,8 @@ def factories(methods: Methods, sides: Mapping[str, Any]) -> dict[str, Factory]:
     Args:
         methods: see `Methods`. A name is that of a recipe, with options behind colons: "dps:decay=0.5", or
             "gps:optimism=0:diversity=0".
-        sides: texts, embeddings, groups or prior_rates of the prompts that are replayed; a recipe gets those that it
-            takes.
+        sides: texts, embeddings, groups or prior_rates of the prompts that are replayed, and num_steps, the number of
+            steps; a recipe gets those that it takes, unless an option says otherwise.
 
     Raises:
         ValueError: no method, one twice, a name that no recipe has, or options that are not written like that.
@@ -83,7 +83,7 @@ def _recipe(text: str, sides: Mapping[str, Any]) -> Factory:
     beside = {side: value for side, value in sides.items() if side in takes}
 
     def make(**sizes: int) -> PromptSelector:
-        return known_[name](**sizes, **beside, **options)
+        return known_[name](**sizes, **beside | options)
 
     return make
 

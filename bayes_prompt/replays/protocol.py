@@ -50,7 +50,8 @@ def replay(
     batch have one, the pick is smaller. Steps without any record are left out, with the time they took, and those
     before the first record count for nothing, so that visits may be numbered from 0 or from 1. Mind how such records
     were chosen: if by a method, the replay is confined to what that method looked at; where that is next to all that is
-    to be picked, so that methods have no choice, a warning says so. Methods are told of the history's `elapsed`.
+    to be picked, so that methods have no choice, a warning says so. Methods are told of the history's `elapsed`, and
+    recipes that ask for `num_steps` how many steps are replayed, as a trainer knows it ("best:num_steps=None": not).
 
     What is told, and what it means: `bayes_prompt.replays.results.FIGURES`.
 
@@ -88,6 +89,7 @@ def replay(
     sides = _sides({"texts": texts, "embeddings": embeddings, "groups": groups}, history.num_prompts, kept)
     if prior_rates is not None:
         sides["prior_rates"] = checks.rates("prior_rates", prior_rates, history.num_prompts)[kept]
+    sides["num_steps"] = recorded.num_visits  # as a trainer knows it
     made = factories(methods, sides)
     # One selector of each before the work begins, so that a mistake in the last one does not cost the others' time.
     first = {name: _made(name, make, num_prompts, size, numbers[0]) for name, make in made.items()}

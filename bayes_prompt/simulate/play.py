@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,10 @@ def recipe(name: str, *covariates: str, **options: Any) -> Method:
 
     def method(world: World, seed: int) -> PromptSelector:
         told = {each: getattr(world, each) for each in covariates}
+        if "num_steps" in inspect.signature(make).parameters:
+            told["num_steps"] = world.steps  # as a trainer knows it
         sizes = {"num_prompts": world.num_prompts, "batch_size": world.batch_size}
-        made: PromptSelector = make(**sizes, seed=seed, **told, **options)
+        made: PromptSelector = make(**sizes, seed=seed, **told | options)
         return made
 
     return method

@@ -175,6 +175,8 @@ def _selector(method: str, settings: Settings, seed: int, texts: list[str]) -> P
     recipe: Callable[..., PromptSelector] = getattr(recipes, method)
     # Character n-grams tell the families of such short texts apart, and need no further package.
     shown: dict[str, Any] = {"texts": texts, "embedder": HashedNgrams()} if method in ("best", "gps") else {}
+    if method == "best":
+        shown["num_steps"] = settings.steps
     return recipe(num_prompts=settings.prompts, batch_size=settings.batch_size, seed=seed, **shown)
 
 

@@ -30,6 +30,7 @@ EXPLORERS = [
     acq.LookIndex() + acq.EntropyBonus(0.1),
     acq.Survey(acq.LookIndex()),
     acq.Survey(acq.KnowledgeGradient(), batches=2.5),
+    acq.Survey(acq.LookIndex(new=40.0, num_steps=3), num_steps=3),
     acq.Survey(acq.RevisitFloor(acq.Uniform(), absence=1, share=1.0), batches=0),
     acq.RevisitFloor(acq.Survey(acq.LookIndex(), batches=9), absence=1),
 ]
@@ -249,9 +250,52 @@ def test_the_other_scores_are_those_of_the_batch_after_a_survey() -> None:
     assert not torch.equal(acq.Survey(inner, batches=1.6).ranking(posterior, 0, 0, acq.Batch(20))[0], wanted)
 
 
+def test_no_look_is_of_use_for_longer_than_the_run() -> None:
+    posterior = bp.SuccessRate(drift=bp.LogitRandomWalk(0.3), grid=9).posterior(20)
+    index = acq.LookIndex(5.0, new=9.0, num_steps=12)
+    for step in range(15):
+        left = max(0.0, 11.0 - step)
+        wanted = acq.LookIndex(min(5.0, left), new=min(9.0, left)).scores(posterior, 0, step)
+        assert torch.equal(index.scores(posterior, 0, step), wanted)
+        posterior.update([step], [step % 9], 8)
+    torch.testing.assert_close(index.scores(posterior, 0, 15), posterior.informative_probability(8))
+    alike = acq.LookIndex(5.0, num_steps=12).scores(posterior, 0, 15), acq.LookIndex(0.0).scores(posterior, 0, 15)
+    assert torch.equal(*alike)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "batches"), [(None, 5.5), (10**9, 5.5), (50, 5.5), (20, 2.2), (10, 1.1), (1, 0.11)]
+)
+def test_a_survey_takes_a_small_part_of_a_short_run(num_steps: int | None, batches: float) -> None:
+    values = tuple(float(row) for row in range(600))
+    posterior = bp.SuccessRate().posterior(600)
+    for _ in range(7):
+        told, plain = (acq.Survey(Told(values), many, num_steps=of) for many, of in ((5.5, num_steps), (batches, None)))
+        ranked, wanted = (each.ranking(posterior, 0, 0, acq.Batch(50))[0] for each in (told, plain))
+        assert torch.equal(ranked, wanted)
+        posterior.update(wanted.topk(50).indices, [1] * 50, 8)
+
+
+def test_a_run_may_go_on_for_longer_than_it_was_meant_to() -> None:
+    def of(num_steps: int | None) -> bp.PromptSelector:
+        survey = acq.Survey(acq.LookIndex(8.0, num_steps=num_steps), num_steps=num_steps)
+        return bp.PromptSelector(bp.SuccessRate().posterior(30), survey, 4, 0)
+
+    first = of(6)
+    for _ in range(6):
+        first.update(first.select(), successes=[3] * 4, trials=8)
+    for num_steps in (12, None):
+        second = of(num_steps)
+        second.load_state_dict(first.state_dict())
+        assert second.posterior.step == 6
+        assert second.acquisition == of(num_steps).acquisition != first.acquisition
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: acq.LookIndex(num_steps=0), ValueError, "num_steps must be at least 1; got 0"),
+        (lambda: acq.Survey(acq.Uniform(), num_steps=2.5), TypeError, "num_steps must be an integer"),
         (lambda: acq.LookIndex(-1.0), ValueError, "horizon must be finite and at least 0; got -1.0"),
         (lambda: acq.LookIndex(math.inf), ValueError, "horizon must be finite and at least 0; got inf"),
         (lambda: acq.LookIndex("3"), TypeError, "horizon must be a number; got str"),

@@ -39,6 +39,20 @@ def test_values_are_numbers_flags_or_strings(monkeypatch: pytest.MonkeyPatch) ->
     assert noted == [{"groups": [1], "a": 1, "b": 0.5, "c": True, "d": None, "e": "word", "f": "1"}]
 
 
+def test_options_are_asked_for_in_place_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+
+    def recipe(*, num_prompts: int, batch_size: int, seed: int = 0, num_steps: int | None = None) -> None:
+        noted.append(num_steps)
+
+    monkeypatch.setattr(bp.recipes, "some_recipe", recipe, raising=False)
+    for made in factories(["some_recipe", "some_recipe:num_steps=None"], {"num_steps": 7}).values():
+        made(num_prompts=1, batch_size=1, seed=0)
+    assert noted == [7, None]
+    bp.recipes.dps(num_prompts=3, batch_size=1)  # has no use for it
+    factories("dps", {"num_steps": 7})["dps"](num_prompts=3, batch_size=1, seed=0)
+
+
 def test_marks_within_brackets_are_of_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a:b=[1, 2]:c={'d': (3, 4)}, e ,f:g=]:h=1,"
     assert split(text, ",") == ["a:b=[1, 2]:c={'d': (3, 4)}", "e", "f:g=]:h=1", ""]

@@ -188,6 +188,20 @@ def test_the_time_that_steps_took_is_handed_on() -> None:
     assert heard == [0.5, 0.0, 1.0, 2.0, 0.25, 0.5, 0.0, 1.0, 1.0]
 
 
+def test_recipes_that_ask_are_told_how_many_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def recipe(*, num_prompts: int, batch_size: int, seed: int = 0, num_steps: int | None = None) -> bp.PromptSelector:
+        told.append(num_steps)
+        return bp.recipes.uniform(num_prompts=num_prompts, batch_size=batch_size, seed=seed)
+
+    monkeypatch.setattr(bp.recipes, "some_recipe", recipe, raising=False)
+    history = bp.History(torch.randint(0, 9, (12, 20)), torch.full((12, 20), 8))
+    bp.replay(history, ["some_recipe"], batch_size=2, seeds=1)
+    bp.replay(history, ["some_recipe", "uniform"], batch_size=2, seeds=1, visits=5)
+    assert told == [12, 5]
+
+
 def test_a_replay_that_leaves_no_choice_warns_once() -> None:
     trials = torch.zeros(8, 30, dtype=torch.int64)
     for step in range(8):

@@ -111,6 +111,12 @@ def test_a_recipe_may_be_told_what_the_world_knows(full_world: simulate.World, m
     assert told == {"num_prompts": N, "batch_size": 8, "seed": 3, "size": "base"}
 
 
+def test_a_recipe_that_asks_is_told_how_long_the_world_is(full_world: simulate.World) -> None:
+    told = simulate.recipe("best")(full_world, 0).acquisition
+    assert told == bp.recipes.best(num_prompts=N, batch_size=8, num_steps=full_world.steps).acquisition
+    assert simulate.recipe("best", num_steps=None)(full_world, 0).acquisition != told
+
+
 # The named worlds
 
 
