@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import shutil
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_DAY = 86400.0
 
 
 def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
@@ -34,9 +45,8 @@ def writable_file(path: str | os.PathLike[str], name: str) -> None:
     try:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        trial = _scratch(target)
-        trial.write_bytes(b"is there room?")
-        trial.unlink()
+        with _scratch(target) as trial:
+            trial.write_bytes(b"is there room?")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{name} cannot be written ({reason})") from error
@@ -51,17 +61,55 @@ def default_cache() -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under: renamed to `path` when the block ends well, removed when it does not.
+    """A file beside `path` to write to, in place: renamed to `path` when the block ends well, removed when it does not.
 
-    Where `path` is a link, what it leads to is written.
+    Where `path` is a link, what it leads to is written. What killed writers of this file left behind goes.
     """
     path = Path(os.path.realpath(path))
-    scratch = _scratch(path)
-    try:
+    remove_leftovers(path)
+    with _scratch(path) as scratch:
         yield scratch
         scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def spare(path: Path) -> Iterator[Path]:
+    """Another name of a file, gone when the block ends, to rename it back from after `whole` took its place.
+
+    It takes no room, except where the system has no second names: there it is a copy.
+    """
+    with ExitStack() as stack:
+        _lock(stack.enter_context(open(path, "r+b")))
+        name = _beside(path)
+        stack.callback(name.unlink, missing_ok=True)
+        try:
+            os.link(path, name)
+        except OSError:
+            name = stack.enter_context(_scratch(path))
+            shutil.copy(path, name)
+            sync(name)
+        yield name
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what `whole` and `spare` of this file left behind in processes that were killed.
+
+    A living process holds a lock of what it writes. Not every network tells other machines of locks: what comes from
+    another one goes if nobody has written to it for a day. Where the system has no locks, all of it stays.
+    """
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(_start(path)):
+                with suppress(OSError), open(path.with_name(name), "r+b") as file:  # locks over a network want "+"
+                    ours = name.startswith(_start(path, here=True))
+                    if (ours or time.time() - os.fstat(file.fileno()).st_mtime > _DAY) and _lock(file):
+                        path.with_name(name).unlink()
+
+
+def sync(path: Path) -> None:
+    """What was written to a file reaches the disk."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,6 +122,51 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _scratch(path: Path) -> Path:
-    # The numbers of process and thread keep two writers apart, and the ending tells writers the format.
-    return path.with_name(f".writing-{os.getpid()}-{threading.get_ident()}-{path.name}")
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked while the block runs, and then removed if it is there still."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)  # a name that is too long is told now, not when the work is done
+    with closing(_created(path)) as file:
+        scratch = Path(file.name)
+        try:
+            yield scratch
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _created(path: Path) -> IO[bytes]:
+    """A new file beside `path`, locked; closed where nobody has locks, for there no open file is renamed (Windows)."""
+    while True:
+        file = _beside(path).open("x+b")
+        if fcntl is None:
+            file.close()
+            return file
+        if _lock(file) is not False and os.path.exists(file.name):
+            return file
+        file.close()  # `remove_leftovers` of another process came between
+
+
+def _lock(file: IO[bytes]) -> bool | None:
+    """Lock a file until it is closed; False where somebody else has it locked, None where the system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _beside(path: Path) -> Path:
+    """A new name: short, for `path` may have the longest that there is, and with its ending, which tells the format."""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 16 else ""
+    return path.with_name(f"{_start(path, here=True)}{os.urandom(8).hex()}{suffix}")
+
+
+def _start(path: Path, here: bool = False) -> str:
+    """How such names of this file begin; here: those given on this machine."""
+    of, host = (hashlib.sha256(os.fsencode(each)).hexdigest() for each in (path.name, platform.node()))
+    return f".writing-{of[:16]}-" + (f"{host[:8]}-" if here else "")

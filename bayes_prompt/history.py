@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ class History:
             check_entries("successes", successes, (successes >= 0) & (successes <= trials), "must lie in [0, trials]")
             object.__setattr__(self, "successes", successes)
         if self.ids is not None:
-            object.__setattr__(self, "ids", _distinct(self.ids, self.num_prompts))
+            object.__setattr__(self, "ids", history_files.distinct(self.ids, self.num_prompts))
         if self.clock not in CLOCKS:
             raise ValueError(f"clock must be one of {', '.join(map(repr, CLOCKS))}; got {self.clock!r}")
         if self.elapsed is not None:
@@ -127,7 +126,7 @@ class History:
         columns = {"prompt_id": names, self.clock: step, "successes": successes, "trials": trials}
         if self.elapsed is not None:
             columns[ELAPSED] = self.elapsed.numpy()[step]
-        history_files.write_parquet(path, columns, notes | noted)
+        history_files.write_parquet(path, [columns], notes | noted)
 
     def write_jsonl(self, path: str | PathLike[str]) -> None:
         """Write the same as JSON lines, an object for each observation.
@@ -167,20 +166,8 @@ class History:
             TypeError: a column does not hold integers, or prompts are integers and strings.
             ImportError: Parquet without pyarrow.
         """
-        table = history_files.read(path)
-        (name, prompts), *_ = table.columns.items()
-        given = None if ids is None else _distinct(ids, len(ids))
-        if given is None and (noted := table.notes.get("ids")) is not None:
-            given = _distinct(noted, len(noted))
-        if given is None and "num_prompts" in table.notes:
-            return cls._of(table, None, num_steps)
-        rows, names = history_files.numbered(name, prompts, given)
-        return cls._of(
-            replace(table, columns={**table.columns, name: rows}, notes={**table.notes, "num_prompts": len(names)}),
-            None,
-            num_steps,
-            names,
-        )
+        table, names = history_files.rows_of(history_files.read(path), ids)
+        return cls._of(table, None, num_steps, names)
 
     @classmethod
     def read_parquet(
@@ -221,7 +208,8 @@ class History:
         noted = table.notes.get("ids")
         if noted is None and prompts.dtype.kind not in "OU":
             return cls._of(table, num_prompts, num_steps)
-        rows, names = history_files.numbered(name, prompts, None if noted is None else _distinct(noted, len(noted)))
+        given = None if noted is None else history_files.distinct(noted, len(noted))
+        rows, names = history_files.numbered(name, prompts, given)
         if num_prompts is not None and num_prompts != len(names):
             raise ValueError(f"num_prompts must be {len(names)}, the number of ids in the file; got {num_prompts}")
         return cls._of(replace(table, columns={**table.columns, name: rows}), len(names), num_steps, names)
@@ -277,26 +265,6 @@ def _integers(name: str, values: Tensor) -> Tensor:
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers; got {values.dtype}")
     return values.to(torch.int64)
-
-
-def _distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
-    """Names as Python's own strings or integers; TypeError or ValueError names the first that is bad."""
-    if isinstance(ids, str | bytes) or not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
-        raise TypeError(f"ids must be a sequence with one name for each prompt; got a {type(ids).__name__}")
-    listed: list[Any] = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
-    names = [int(each) if isinstance(each, np.integer) else each for each in listed]
-    if len(names) != num_prompts:
-        raise ValueError(f"ids must have {num_prompts} entries, one for each prompt; got {len(names)}")
-    kind = str if names and isinstance(names[0], str) else int
-    rows: dict[Name, int] = {}
-    for row, name in enumerate(names):
-        if not isinstance(name, kind) or isinstance(name, bool):
-            raise TypeError(f"ids[{row}] = {name!r} must be a string or an integer, and all of them alike")
-        if not history_files.is_name(name):
-            raise ValueError(f"ids[{row}] = {name!r} must be an integer of 64 bits, in [-2**63, 2**63)")
-        if (earlier := rows.setdefault(name, row)) != row:
-            raise ValueError(f"ids[{row}] = {name!r} is also ids[{earlier}]; ids must be distinct")
-    return tuple(names)
 
 
 def _times(elapsed: Tensor, num_steps: int) -> Tensor | None:

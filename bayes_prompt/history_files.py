@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -68,11 +69,14 @@ def read_parquet(path: str | os.PathLike[str]) -> Table:
     return Table(found, _notes((table.schema.metadata or {}).get(SHAPE_KEY)), elapsed)
 
 
-def write_parquet(path: str | os.PathLike[str], columns: dict[str, Any], notes: dict[str, Any]) -> None:
-    """Write the columns, each (R,), and the notes."""
+def write_parquet(path: str | os.PathLike[str], pieces: Iterable[dict[str, Any]], notes: dict[str, Any]) -> None:
+    """Write the columns, each (R,), which come in one or more pieces, and the notes."""
     arrow, parquet = pyarrow()
-    table = arrow.table(columns)
-    parquet.write_table(table.replace_schema_metadata({SHAPE_KEY: json.dumps(notes).encode()}), path)
+    tables = (arrow.table(columns) for columns in pieces)
+    first = next(tables)
+    with parquet.ParquetWriter(path, first.schema.with_metadata({SHAPE_KEY: json.dumps(notes).encode()})) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Table:
@@ -81,31 +85,48 @@ def read_jsonl(path: str | os.PathLike[str]) -> Table:
     A last line that was torn off, by a crash say, is told in a warning and skipped. ValueError names any other line
     that is not such an object, and what is wrong with it.
     """
-    names: tuple[str, ...] | None = None
-    found: list[tuple[Any, ...]] = []
+    names: tuple[str, ...] = COLUMNS
+    found: list[tuple[Name, int, int, int]] = []
     times: list[float] = []
-    for number, record in _objects(path):
-        names = names or _found(record)
-        try:
-            values = tuple(record[name] for name in names)
-        except KeyError as error:
-            raise ValueError(f"line {number} of the history needs a key {error.args[0]!r}; got {record}") from None
-        for name, value in zip(names[1:], values[1:], strict=True):
-            if type(value) is not int or not -(2**63) <= value < 2**63:
-                raise ValueError(f"line {number}: {name} = {value!r} must be an integer of 64 bits")
-        if not is_name(values[0]):
-            raise ValueError(f"line {number}: {names[0]} = {values[0]!r} must be a string or an integer of 64 bits")
-        try:
-            times.append(elapsed_of(record))
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-        found.append(values)
-    if names is None:
-        return Table({name: np.zeros(0, np.int64) for name in COLUMNS})
+    for record in records(path):
+        names = record.columns
+        found.append(record.values)
+        times.append(record.elapsed)
+    if not found:
+        return Table({name: np.zeros(0, np.int64) for name in names})
     prompts, *counts = zip(*found, strict=True)
     columns = {names[0]: _array(prompts)}
     columns |= {name: np.array(values, np.int64) for name, values in zip(names[1:], counts, strict=True)}
     return Table(columns, elapsed=np.array(times))
+
+
+class Record(NamedTuple):
+    """What stands in a line, in the order of the columns, whose names are those of the first line."""
+
+    columns: tuple[str, ...]
+    values: tuple[Name, int, int, int]
+    elapsed: float
+
+
+def records(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """One line after the other; as in `read_jsonl`."""
+    names: tuple[str, ...] | None = None
+    for number, record in _objects(path):
+        names = names or _found(record)
+        try:
+            prompt, *counts = (record[name] for name in names)
+        except KeyError as error:
+            raise ValueError(f"line {number} of the history needs a key {error.args[0]!r}; got {record}") from None
+        for name, value in zip(names[1:], counts, strict=True):
+            if type(value) is not int or not -(2**63) <= value < 2**63:
+                raise ValueError(f"line {number}: {name} = {value!r} must be an integer of 64 bits")
+        if not is_name(prompt):
+            raise ValueError(f"line {number}: {names[0]} = {prompt!r} must be a string or an integer of 64 bits")
+        try:
+            elapsed = elapsed_of(record)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        yield Record(names, (prompt, *counts), elapsed)
 
 
 def line(prompt: Name, step: int, successes: int, trials: int, *, clock: str = CLOCKS[0], elapsed: float = 1.0) -> str:
@@ -136,6 +157,26 @@ def is_name(name: Any) -> bool:
     return True
 
 
+def distinct(ids: Sequence[Name], num_prompts: int) -> tuple[Name, ...]:
+    """Names as Python's own strings or integers; TypeError or ValueError names the first that is bad."""
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
+        raise TypeError(f"ids must be a sequence with one name for each prompt; got a {type(ids).__name__}")
+    listed: list[Any] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    names = [int(each) if isinstance(each, np.integer) else each for each in listed]
+    if len(names) != num_prompts:
+        raise ValueError(f"ids must have {num_prompts} entries, one for each prompt; got {len(names)}")
+    kind = str if names and isinstance(names[0], str) else int
+    rows: dict[Name, int] = {}
+    for row, name in enumerate(names):
+        if not isinstance(name, kind) or isinstance(name, bool):
+            raise TypeError(f"ids[{row}] = {name!r} must be a string or an integer, and all of them alike")
+        if not is_name(name):
+            raise ValueError(f"ids[{row}] = {name!r} must be an integer of 64 bits, in [-2**63, 2**63)")
+        if (earlier := rows.setdefault(name, row)) != row:
+            raise ValueError(f"ids[{row}] = {name!r} is also ids[{earlier}]; ids must be distinct")
+    return tuple(names)
+
+
 def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tuple[np.ndarray, tuple[Name, ...]]:
     """Row numbers (R,) of the prompts (R,), and the names (N,) of the rows: `ids`, or those that occur, sorted.
 
@@ -160,6 +201,21 @@ def numbered(name: str, prompts: np.ndarray, ids: tuple[Name, ...] | None) -> tu
         at = found.index(-1)
         raise ValueError(f"{name}[{at}] = {prompts.tolist()[at]!r} is none of the {len(ids)} ids of the pool")
     return np.array(found, np.int64), ids
+
+
+def rows_of(table: Table, ids: Sequence[Name] | None = None) -> tuple[Table, tuple[Name, ...] | None]:
+    """The records with rows of the pool for its prompts, which are noted to be so many, and the names of the rows.
+
+    Those are `ids`, else those that the file notes, else those that occur, sorted; None where the file notes no more
+    than how many there are: its prompts are rows. Errors of `distinct` and `numbered`.
+    """
+    given = table.notes.get("ids") if ids is None else ids
+    if given is None and "num_prompts" in table.notes:
+        return table, None
+    (name, prompts), *_ = table.columns.items()
+    rows, names = numbered(name, prompts, None if given is None else distinct(given, len(given)))
+    columns, notes = table.columns | {name: rows}, table.notes | {"num_prompts": len(names)}
+    return replace(table, columns=columns, notes=notes), names
 
 
 def pyarrow() -> tuple[ModuleType, Any]:
@@ -202,7 +258,7 @@ def _objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]
                 raise ValueError(f"line {number} of the history must be a JSON object; got {text.strip()[:100]!r}")
             yield number, record
     if torn is not None:
-        warnings.warn(f"{os.fspath(path)}: line {torn[0]}, the last one, is torn off; it is skipped", stacklevel=5)
+        warnings.warn(f"{os.fspath(path)}: line {torn[0]}, the last one, is torn off; it is skipped", stacklevel=6)
 
 
 def _array(prompts: tuple[Any, ...]) -> np.ndarray:

@@ -8,11 +8,11 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from bayes_prompt.files import sync_folder, whole
+from bayes_prompt.files import remove_leftovers, spare, sync_folder, whole
 
 logger = logging.getLogger(__name__)
 _BEGIN = b'{"prompt_id": '  # of every line
@@ -25,10 +25,11 @@ class StepLog:
 
     - Lines are appended, and synced to the disk before whoever handed them over goes on. Death on the way leaves some
       of them, perhaps a torn last one: only a line without its end can be torn, and whoever opens the file drops it.
-    - Lines that others replace stay where they are until those are on the disk: a copy gets the new lines in their
-      place, is synced, and renamed.
-    - A cut is one truncation, at the beginning of a line.
-    - Where somebody else has made the file longer or shorter, nothing is written.
+      They are taken back by a truncation.
+    - Lines that others replace, or that are dropped, stay where they are until those are on the disk: a copy of what
+      stays gets the new lines, is synced, and renamed. The file as it was is kept under another name meanwhile, and
+      renamed back where a step is refused. Neither way back needs room on the disk.
+    - Where somebody else has changed the length or the end of the file, nothing is written.
 
     So the file is at every instant some whole steps, and after them at most a part of one that was never reported as
     written. What a checkpoint covers was written before it, and lines of later steps go when the first of them is
@@ -52,9 +53,10 @@ class StepLog:
             self._steps, self._starts, self._end, unfinished = scan(self.path, step_of)
         else:
             self.path.touch()
-            sync_folder(self.path.parent)
-        self._size = os.stat(self.path).st_size
+        sync_folder(self.path.parent)  # its name may be as new as the file
+        remove_leftovers(self.path)
         self._put(self._end, b"\n" if unfinished else b"")
+        self._left_as = self._mark()
 
     @property
     def last_step(self) -> int | None:
@@ -62,60 +64,76 @@ class StepLog:
         return self._steps[-1] if self._steps else None
 
     @contextmanager
-    def written(self, step: int, lines: bytes, more: bool = False) -> Iterator[None]:
+    def written(
+        self, step: int, lines: bytes, more: bool = False, stays: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
         """The lines of a step are there, in place of what was there of it and of later ones, while the block runs.
 
-        Where it fails, the file is as it was; and where it cannot be written, OSError. more: what was there stays.
+        Where it fails, the file is as it was; and where it cannot be written, OSError. Should the disk refuse the way
+        back too, what then stands in place of `step` and later ones goes with the next write.
+
+        more: what was there stays. stays: whether the lines stay although the block failed, by an interrupt, say, that
+        came when all was done.
         """
         self._check_owned()
         place = len(self._steps) if more else bisect_left(self._steps, step)
         start = self._starts[place] if place < len(self._starts) else self._end
-        steps, starts, later = self._steps[place:], self._starts[place:], self._read(start, self._end)
+        steps, starts, end = self._steps[place:], self._starts[place:], self._end
         if steps:
             logger.warning("%s: steps %d to %d are recorded anew", self.path, steps[0], steps[-1])
-        try:
-            self._put(start, lines)
-            del self._steps[place:], self._starts[place:]
-            if lines and step not in self._steps[-1:]:
-                self._steps.append(step)
-                self._starts.append(start)
-            yield
-        except BaseException:
-            self._steps[place:], self._starts[place:] = steps, starts
+        with spare(self.path) if start < end else nullcontext() as old:
             try:
-                if self._read(start) != later:
-                    self._put(start, later)
-            finally:
-                self._size = os.stat(self.path).st_size
-            raise
+                self._put(start, lines)
+                del self._steps[place:], self._starts[place:]
+                if lines and step not in self._steps[-1:]:
+                    self._steps.append(step)
+                    self._starts.append(start)
+                self._left_as = self._mark()
+                yield
+            except BaseException:
+                if stays():
+                    raise
+                del self._steps[place:], self._starts[place:]
+                self._end = start
+                try:
+                    if old is None:
+                        _end_with(self.path, start, b"")
+                    else:
+                        old.replace(self.path)
+                        sync_folder(self.path.parent)
+                    self._steps[place:], self._starts[place:], self._end = steps, starts, end
+                finally:
+                    self._left_as = self._mark()
+                raise
+
+    def _mark(self) -> tuple[int, bytes]:
+        """How long the file is, and how it ends."""
+        with open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4096))
+            return size, file.read()
 
     def _check_owned(self) -> None:
         """OSError where the file is not as this log left it: whoever else writes there would be written over."""
-        size = os.stat(self.path).st_size
-        if size != self._size:
+        found = self._mark()
+        if found != self._left_as:
+            size, expected = found[0], self._left_as[0]
+            differs = "ends otherwise than" if size == expected else f"has {size} bytes, not {expected} as"
             raise OSError(
-                f"{str(self.path)!r} has {size} bytes, not {self._size} as when it was last written here; somebody "
-                "else changed it, a run that goes on beside this one, say"
+                f"{str(self.path)!r} {differs} when it was last written here; somebody else changed it, a run that "
+                "goes on beside this one, say"
             )
 
-    def _read(self, start: int, end: int | None = None) -> bytes:
-        """What stands there; end: None for that of the file."""
-        if start == end:
-            return b""
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            return file.read(-1 if end is None else end - start)
-
     def _put(self, start: int, lines: bytes) -> None:
-        """Make the file its first `start` bytes and these lines; failing may leave a part of them there."""
-        if lines and start < self._end:
+        """Make the file its first `start` bytes and these lines; failing may leave a part of them behind its end."""
+        if start < self._end:
             with whole(self.path) as scratch:
-                shutil.copy(self.path, scratch)
+                _copy(self.path, scratch, start)
                 _end_with(scratch, start, lines)
             sync_folder(self.path.parent)
         else:
             _end_with(self.path, start, lines)
-        self._end = self._size = start + len(lines)
+        self._end = start + len(lines)
 
 
 def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) -> tuple[list[int], list[int], int, bool]:
@@ -130,15 +148,14 @@ def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) ->
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, start=1):
             where, whole_line = f"line {number} of {str(told or path)!r}", text.endswith(b"\n")
+            if not whole_line and _torn(text):
+                logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
+                break
             if not text.isspace():
                 try:
                     step = step_of(json.loads(text))
-                except json.JSONDecodeError as error:
-                    torn = not whole_line and text.startswith(_BEGIN[: len(text)]) and error.msg != "Extra data"
-                    if not torn:
-                        raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
-                    logger.warning("%s: line %d, the last one, is torn off; it is dropped", path, number)
-                    break
+                except json.JSONDecodeError:
+                    raise ValueError(f"{where} is no observation; got {text[:100]!r}") from None
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise ValueError(
                         f"{where} is no observation of these prompts; got {text[:100]!r}: {error}"
@@ -153,10 +170,27 @@ def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) ->
     return steps, starts, end, unfinished
 
 
-def sync(path: Path) -> None:
-    """What was written to a file reaches the disk."""
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
+def _torn(text: bytes) -> bool:
+    """Whether this is the beginning of a line of ours, perhaps with zeros where the rest did not reach the disk."""
+    part = text.rstrip(b"\0")
+    if part.isspace() or not part.startswith(_BEGIN[: len(part)]):
+        return False
+    try:
+        json.loads(part)
+    except json.JSONDecodeError as error:
+        return error.msg != "Extra data"
+    except (ValueError, RecursionError):
+        return False
+    return part != text
+
+
+def _copy(path: Path, target: Path, size: int) -> None:
+    """Write the first `size` bytes of a file to another one, which may then be read and written by the same people."""
+    with open(path, "rb") as source, open(target, "wb", buffering=0) as file:
+        while piece := source.read(min(size, 2**20)):
+            _write(file, piece)
+            size -= len(piece)
+    shutil.copymode(path, target)
 
 
 def _end_with(path: Path, start: int, lines: bytes) -> None:
@@ -164,7 +198,12 @@ def _end_with(path: Path, start: int, lines: bytes) -> None:
     with open(path, "r+b", buffering=0) as file:
         file.truncate(start)
         file.seek(start)
-        left = memoryview(lines)
-        while left:
-            left = left[file.write(left) :]
+        _write(file, lines)
         os.fsync(file.fileno())
+
+
+def _write(file: BinaryIO, lines: bytes) -> None:
+    """All of the lines, to a file without a buffer, which may take a part of them at a time."""
+    left = memoryview(lines)
+    while left:
+        left = left[file.write(left) :]

@@ -18,7 +18,7 @@ def tables_of(
 
     Their names are those that errors call them by. A size of None: up to the last that occurs.
     """
-    columns = {name: _column(name, values) for name, values in records.items()}
+    columns = {name: integers(name, values) for name, values in records.items()}
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{', '.join(columns)} must have the same number of records; got {counts}")
@@ -60,11 +60,7 @@ def _check_sums(name: str, cell: Tensor, counts: Tensor) -> None:
 
 def times_of(name: str, step: Tensor, elapsed: np.ndarray, trials: Tensor) -> Tensor:
     """Elapsed times (T,) of the steps, which records (R,) tell; 1 of those without any."""
-    if elapsed.dtype.kind not in "iuf":
-        raise TypeError(f"elapsed must hold numbers; got {elapsed.dtype}")
-    times, found = torch.from_numpy(elapsed.astype(np.float64)), torch.ones(len(trials), dtype=torch.float64)
-    for row in times.isnan().nonzero()[:1, 0].tolist():
-        raise ValueError(f"elapsed[{row}] = nan must be finite and at least 0")
+    times, found = torch.from_numpy(reals("elapsed", elapsed)), torch.ones(len(trials), dtype=torch.float64)
     found[step] = times
     other = (found[step] != times).nonzero()[:, 0].tolist()
     if other:
@@ -73,6 +69,16 @@ def times_of(name: str, step: Tensor, elapsed: np.ndarray, trials: Tensor) -> Te
             f"elapsed[{row}] = {float(times[row])} must be that of all records of {name} {int(step[row])}; "
             f"another has {float(found[step[row]])}"
         )
+    return found
+
+
+def reals(name: str, values: np.ndarray) -> np.ndarray:
+    """Numbers (R,) as float64; TypeError or ValueError, which calls them `name`, where one is none."""
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold numbers; got {values.dtype}")
+    found = values.astype(np.float64)
+    for row in np.isnan(found).nonzero()[0][:1].tolist():
+        raise ValueError(f"{name}[{row}] = nan must be finite and at least 0")
     return found
 
 
@@ -90,7 +96,8 @@ def size(name: str, value: int) -> int:
     return int(value)
 
 
-def _column(name: str, values: ArrayLike) -> Tensor:
+def integers(name: str, values: ArrayLike) -> Tensor:
+    """Integers (R,) as int64; TypeError or ValueError, which calls them `name`, for anything else."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (R,); got {array.shape}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container, Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from types import MethodType, TracebackType
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from bayes_prompt import history_files
-from bayes_prompt.files import whole
+from bayes_prompt import history_copies, history_files
+from bayes_prompt.files import sync, whole
 from bayes_prompt.history import History
 from bayes_prompt.history_files import Name
-from bayes_prompt.history_log import StepLog, scan, sync
+from bayes_prompt.history_log import StepLog, scan
 from bayes_prompt.posteriors import checks
 from bayes_prompt.posteriors.checks import IntegersLike
 
@@ -82,13 +81,13 @@ class Recorder:
         self._prompts = _Prompts(self._names, self._num_prompts)
         if parquet and self.path.exists() and not self.lines.exists():
             with whole(self.lines) as scratch:
-                replace(History.read(self.path), clock="step").write_jsonl(scratch)
+                history_copies.write_jsonl(self.path, scratch)
                 scan(scratch, self._prompts.step_of, self.path)
                 sync(scratch)
         self._open_step: int | None = None  # the one that `record` may add to
         self._open_elapsed = 1.0  # its
         self._log = StepLog(self.lines, self._prompts.step_of)
-        self._closed = False
+        self._closed, self._table_due = False, parquet
         self._process = os.getpid()
         if selector is not None:
             self._posterior = selector.posterior
@@ -156,20 +155,20 @@ class Recorder:
     def close(self) -> None:
         """Stop recording; for a name that ends in .parquet, make that file. Once is enough, more does no harm.
 
-        Raises OSError where the file cannot be written, ValueError where steps and prompts span more than a history
-        holds; the lines are there then, and nothing more is recorded. It may be tried again.
+        It is made in pieces, in little memory (see `history_copies`). Raises OSError where it cannot be written,
+        ValueError where the lines are no longer those that were recorded; they are there then, and nothing more is
+        recorded. It may be tried again.
         """
         with self._lock:
-            if self._closed:
-                return
+            self._closed = True
             if self._posterior is not None:
                 del self._posterior.advance
                 self._posterior = None
-            if self.lines != self.path and self.last_step is not None:
+            if self._table_due and self.last_step is not None:
                 with whole(self.path) as scratch:
-                    self.history().write_parquet(scratch)
+                    history_copies.write_parquet(self.lines, scratch, self._names, self._num_prompts)
                     sync(scratch)
-            self._closed = True
+            self._table_due = False
 
     def history(self) -> History:
         """What has been recorded so far. ValueError where that is nothing.
@@ -204,17 +203,9 @@ class Recorder:
             lines = _lines(step, names, successes[known].tolist(), trials[known].tolist(), elapsed)
             if not lines and elapsed != 1:
                 lines = _lines(step, [self._names[0] if self._names else 0], [0], [0], elapsed)
-            late: BaseException | None = None
-            with self._opened().written(step, lines):
-                try:
-                    advance(elapsed)
-                except BaseException as error:
-                    if posterior.step == step:
-                        raise
-                    late = error  # an interrupt, once the step was made
+            with self._opened().written(step, lines, stays=lambda: posterior.step != step):
+                advance(elapsed)
                 self._open_step = None
-            if late is not None:
-                raise late
 
     def _opened(self) -> StepLog:
         if self._closed:
@@ -281,6 +272,7 @@ class _Prompts:
     def __init__(self, names: tuple[Name, ...] | None, num_prompts: int | None) -> None:
         self.pool: Container[Name] | None = None
         self.kind: type | None = None
+        self._time = -1, 1.0  # of the step of the last line
         if num_prompts is not None:
             listed: Sequence[Name] = range(num_prompts) if names is None else names
             self.kind = int if names is None else self.check("ids of the selector", names)
@@ -303,9 +295,13 @@ class _Prompts:
         name, *counts = (record[column] for column in history_files.COLUMNS)
         if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
             raise ValueError(f"{counts} must be integers of at least 0")
-        step, successes, trials = counts
+        step, successes, trials = map(int, counts)
         if successes > trials:
             raise ValueError(f"successes = {successes} must lie in [0, trials] = [0, {trials}]")
-        history_files.elapsed_of(record)
+        elapsed = history_files.elapsed_of(record)
+        before, time = self._time
+        if step == before and elapsed != time:
+            raise ValueError(f"elapsed = {elapsed} must be {time}, as in an earlier line of step {step}")
+        self._time = step, elapsed
         self.kind = self.check("prompt_id", _listed([name], "prompt_id"))
-        return int(step)
+        return step

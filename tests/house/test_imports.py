@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "history_tables": set(),
     "history": {"errors", "checkpoint", "history_files", "history_tables"},
     "history_log": {"files"},
+    "history_copies": {"history_files", "history_tables"},
     "command_line": {"files", "history", "history_files"},
     "labels": set(),
     "models": {"errors", "history", "checkpoint"},
@@ -60,7 +61,7 @@ MAY_IMPORT = {
         "recipes",
     },
     "recorder": {
-        *("files", "history", "history_files", "history_log"),
+        *("files", "history", "history_copies", "history_files", "history_log"),
         *("posteriors.base", "posteriors.checks", "selector"),
     },
     "replays": {"command_line", "files", "history", "posteriors.checks", "selector", "recipes"},
