@@ -2,10 +2,11 @@
 
 The decays are those of success rates, and of hidden states whose transitions the pool learns together, or nine groups.
 
-    python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15] [--device cuda]
+    python benchmarks/banks.py [--sizes 1e4,1e5,1e6] [--rounds 15] [--device cuda] [--elapsed]
 
 A step is `select` (greedy on P(informative), 256 prompts) and `update`; half of the pool has been seen, in steps of 256
-and, so that it is quick, in large ones. Single and bank take turns within one process; medians, and their ratio.
+and, so that it is quick, in large ones. With `--elapsed` no step takes the time of another. Single and bank take turns
+within one process; medians, and their ratio.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PRIOR = bp.priors.logit_normal(0.0, 1.5)
 MODELS = {
     "one drift": bp.SuccessRate(PRIOR, drift=WALKS[2]),
     "eight drifts": bp.SuccessRate(PRIOR, drift=bp.DriftBank(WALKS)),
+    "one mixture": bp.SuccessRate(PRIOR, drift=bp.Mixture(0.3, WALKS[2], thaw=0.02)),
+    "eight mixtures": bp.SuccessRate(PRIOR, drift=bp.DriftBank([bp.Mixture(0.3, each, thaw=0.02) for each in WALKS])),
     "one decay": bp.SuccessRate(dist.Beta(1.0, 1.0), grid=41, decay=0.8),
     "eight decays": bp.SuccessRate(dist.Beta(1.0, 1.0), decay=bp.DecayBank()),
     "pooled": bp.SolvingProgress(decay=0.8, pooling="pool"),
@@ -31,7 +34,7 @@ MODELS = {
     "grouped": bp.SolvingProgress(decay=0.8, pooling="group"),
     "eight grouped": bp.SolvingProgress(decay=bp.DecayBank(), pooling="group"),
 }
-PAIRS = [("one drift", "eight drifts"), ("one decay", "eight decays")]
+PAIRS = [(f"one {name}", f"eight {name}s") for name in ("drift", "mixture", "decay")]
 PAIRS += [(name, f"eight {name}") for name in ("pooled", "grouped")]
 GROUPS = 9
 
@@ -48,11 +51,12 @@ def prepared(model: bp.SuccessRate | bp.SolvingProgress, size: int, device: str)
     return selector
 
 
-def step(selector: bp.PromptSelector) -> float:
-    """Seconds of one step, until a device is done with it."""
+def step(selector: bp.PromptSelector, elapsed: float) -> float:
+    """Seconds of one step, until a device is done with it; elapsed: the time that it counts as."""
     start = perf_counter()
     index = selector.select()
-    selector.update(index, successes=index % 9, trials=8)
+    selector.observe(index, successes=index % 9, trials=8)
+    selector.advance(elapsed=elapsed)
     if index.is_cuda:
         torch.cuda.synchronize()
     return perf_counter() - start
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1e4,1e5,1e6")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--elapsed", action="store_true", help="every step takes another time, not 1")
     options = parser.parse_args()
     heads = ["prompts"]
     for name, _ in PAIRS:
@@ -74,7 +79,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in selectors}
         for turn in range(options.rounds + 3):
             for name, selector in selectors.items():
-                spent = step(selector)
+                spent = step(selector, 0.7 + 0.01 * turn if options.elapsed else 1.0)
                 if turn >= 3:
                     times[name].append(spent)
         ms = {name: 1e3 * median(spent) for name, spent in times.items()}

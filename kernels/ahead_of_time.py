@@ -242,9 +242,10 @@ def markdown(reports: list[Report]) -> list[str]:
         "",
         "A cell has registers a thread / those that are spilled / bytes of shared memory a program / how many",
         "programs these and the warps let a multiprocessor hold at once (CUDA only). Spills are bytes that a",
-        "thread stores and loads; of AMD, whose registers here are vector registers, they are registers. Constants",
-        "that are true have their name alone, false ones are left out. Warps have 32 threads; for AMD half as many are",
-        "compiled, of 64. Cells are empty for targets on which a variant is not launched.",
+        "thread stores and loads; of AMD, whose registers here are vector registers, they are registers, scalar ones",
+        "too, which go to lanes of vector registers. Constants that are true have their name alone, false ones are",
+        "left out. Warps have 32 threads; for AMD half as many are compiled, of 64. Cells are empty for targets on",
+        "which a variant is not launched.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows]),
     ]

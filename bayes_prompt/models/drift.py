@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,11 +196,7 @@ class Mixture(Drift):
         return self._switched(self.moving.after_look(points, elapsed), elapsed)
 
     def _switched(self, moves: Tensor, elapsed: float) -> Tensor:
-        stays = torch.eye(len(moves), dtype=torch.float64)
-        switch = torch.tensor([[1 - self.thaw, self.thaw], [self.freeze, 1 - self.freeze]], dtype=torch.float64)
-        if elapsed != 1.0:
-            switch = exponential(switching(self.thaw, self.freeze), elapsed)
-        return torch.cat([torch.cat([a * stays, b * moves], 1) for a, b in switch], 0)
+        return switched(switches([self], elapsed), moves[None])[0]
 
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
@@ -293,6 +290,21 @@ class FixedTransition(Drift):
     def describe(self) -> dict[str, Any]:
         """See `Drift`."""
         return {"drift": "FixedTransition", "matrix": checks.summary(self.matrix.reshape(-1))}
+
+
+def switches(mixtures: Sequence[Mixture], elapsed: float) -> Tensor:
+    """Probabilities (M, 2, 2) [from, to] of the modes of mixtures, frozen and moving, within this time."""
+    if elapsed == 1.0:
+        chances = [[[1 - each.thaw, each.thaw], [each.freeze, 1 - each.freeze]] for each in mixtures]
+        return torch.tensor(chances, dtype=torch.float64)
+    return exponential(torch.stack([switching(each.thaw, each.freeze) for each in mixtures]), elapsed)
+
+
+def switched(switch: Tensor, moves: Tensor) -> Tensor:
+    """Transitions (M, 2 K, 2 K) of M mixtures, given those of modes (M, 2, 2), and of rates that move (M, K, K)."""
+    stays = torch.eye(moves.shape[-1], dtype=torch.float64).expand_as(moves)
+    by_mode = torch.stack([stays, moves], 2)  # (M, K, 2, K): after the change, rates go the way of the mode
+    return (switch[:, :, None, :, None] * by_mode[:, None]).flatten(3).flatten(1, 2)
 
 
 def own(drift: Drift) -> Drift:

@@ -71,6 +71,8 @@ class GridBeliefs(Posterior):
         if number > MOST_GROUPS:  # a bank then has the same weights for all
             labels, number = torch.zeros_like(labels), 1
         self._groups, self._num_groups = labels.int(), number
+        self._group_of = labels.new_zeros(self._kin.number)  # each cluster, which lies within a group
+        self._group_of[self._kin.cluster.long()] = labels
         self._weights = BankWeights(model.bank, self._num_groups, self.device)
         self._drifts = len(self._initial)
         # Groups that weigh drifts differently have a table each for every step.
@@ -145,9 +147,9 @@ class GridBeliefs(Posterior):
         """P(0 < successes < trials), and what a look would be worth, as a price (N,): `Posterior.look_index`."""
         horizon = looks.horizon("horizon", horizon)
         new = horizon if new is None else looks.horizon("new", new)
-        slot, seen, (now, chance, worth) = self._outcomes(trials)
+        seen, (now, chance, worth) = self._outcomes(trials)
         shared, out = self._cast(looks.index(now, chance, worth, new)), self._belief.new_empty(self.num_prompts)
-        self._kernel("grid_filter").look_index(self._belief, slot, *map(self._cast, seen), shared, horizon, out)
+        self._kernel("grid_filter").look_index(self._belief, self._slot, *map(self._cast, seen), shared, horizon, out)
         return out
 
     def look_gain(self, trials: int, threshold: float) -> Tensor:
@@ -156,31 +158,26 @@ class GridBeliefs(Posterior):
         if not math.isfinite(threshold):
             raise ValueError(f"threshold must be finite; got {threshold}")
         level = min(max(float(threshold), 0.0), 1.0)  # beyond what probabilities can be there is no choice either
-        slot, (_, chances, worths), (_, chance, worth) = self._outcomes(trials)
-        kernels, state = self._kernel("grid_filter"), (self._belief, slot)
+        (_, chances, worths), (_, chance, worth) = self._outcomes(trials)
+        kernels, state = self._kernel("grid_filter"), (self._belief, self._slot)
         told, kept = self._belief.new_empty(2, self.num_prompts)
         shared = self._cast(torch.maximum(worth, level * chance).sum(1))
         kernels.look(*state, self._cast(chances), self._cast(worths), shared, level, told)
         kernels.score(*state, self._cast(worths.sum(1)), self._cast(worth.sum(1)), kept)
         return told.sub_(kept.clamp_(min=level)).clamp_(min=0)
 
-    def _outcomes(self, trials: int) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Slots (N,), and `outcome_tables`: of slots, and of what prompts share that nobody saw, by cluster and group.
-
-        Groups weigh drifts each in their way, and so what is to come; the slots of unseen prompts name the pair.
-        """
-        trials, tables = checks.group_size("trials", trials), self._tables
+    def _outcomes(self, trials: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """`outcome_tables`: of slots, and of clusters that nobody saw; each group weighs in its way what is to come."""
+        trials = checks.group_size("trials", trials)
         worth, chance = self._point_worth(trials), self._point_chance(min(trials, looks.MOST_ROLLOUTS))
         later = self._propagators.transitions(1.0)[1] @ worth
         if self._drifts > 1:
             later = self._weights.now() @ later
         by_slot, shared = self._carried()
-        pairs = shared.repeat_interleave(tables, 0)[:, None]
-        seen, unseen = (outcome_tables(each, worth, chance, later) for each in (by_slot, pairs))
-        slot = self._slot
-        if tables > 1:
-            slot = torch.where(slot < 0, (slot + 1) * tables - 1 - self._groups, slot)
-        return slot, seen, tuple(each[..., 0] for each in unseen)
+        seen = outcome_tables(by_slot, worth, chance, later)
+        of_clusters = later.expand(self._num_groups, -1)[self._group_of]
+        unseen = outcome_tables(shared[:, None], worth, chance, of_clusters)
+        return seen, tuple(each[..., 0] for each in unseen)
 
     def _forget_answers(self) -> None:
         self._answer = self._answer_as_stored = None
@@ -196,7 +193,7 @@ class GridBeliefs(Posterior):
                 self._answer = by_slot[0], unseen[0]
             else:
                 weights = self._weights.now()
-                mixed = torch.einsum("rj,jskl->srkl", weights, by_slot).reshape(-1, states, states)
+                mixed = (weights @ by_slot.flatten(2).transpose(0, 1)).view(-1, states, states)
                 # Clusters are the groups, unless their beliefs are the same under all drifts.
                 of_clusters = weights if len(weights) == self._kin.number else weights[:1]
                 self._answer = mixed, torch.einsum("rj,jrk->rk", of_clusters.expand(self._kin.number, -1), unseen)

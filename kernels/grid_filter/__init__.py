@@ -185,8 +185,8 @@ def outcome_tables(propagators: Tensor, worth: Tensor, chance: Tensor, later: Te
     outcomes. later: (T, K) worth of a state after the look; the table of slot s has row s % T.
     """
     each = propagators.unflatten(0, (-1, len(later)))
-    worths = torch.einsum("stlk,tok->stol", each, later[:, None] * chance).flatten(0, 1)
-    return propagators @ worth, (propagators @ chance.T).transpose(1, 2), worths
+    worths = (each @ (later[:, None] * chance).mT).flatten(0, 1)
+    return propagators @ worth, (propagators @ chance.T).mT, worths.mT
 
 
 def look_tables(chances: Tensor, worths: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,9 @@ from bayes_prompt.kernels.vector_math import exp_minus, log
 PIECES_A_THREAD = 4  # rows that were never observed cost next to nothing, and may lie together
 WORTH_THREADS = 1 << 19  # products of two numbers: a good tenth of a millisecond, several times the cost of a wake-up
 AHEAD = 16  # rows: between those that were never observed, the processor does not guess which comes next
+TOGETHER = 16  # rows for each table: among so many, those of a table follow each other, and it is read from near by
+LEAST_TOGETHER = 1 << 11
+LARGEST = 64  # the largest sums of a price are about two to the power of this
 
 _SMALLEST, _LOG_OF_2_TO_54 = 2.0**-1022, 54 * np.log(2.0)
 
@@ -82,9 +86,10 @@ def look_index(
     check_look_index(belief, slot, vectors, chances, worths, shared_values, horizon, out)
     width = lanes(chances.numpy().dtype)
     columns = -(-max(1, chances.shape[1]) // width) * width
-    tables = look_index_tables(chances, worths, horizon, columns).flatten(2)
-    arrays = _arrays(belief, slot, vectors, tables, shared_values, out)
-    _over(len(belief), tables[:1].numel(), lambda *span: _look_index(*arrays, *span))
+    unit = _unit(horizon)
+    tables = look_index_tables(chances, worths, horizon * unit, columns).flatten(2)
+    arrays = _arrays(belief, slot, vectors * unit, tables, shared_values, out)
+    _over(len(belief), tables[:1].numel(), lambda *span: _look_index(*arrays, belief.numpy().dtype.type(unit), *span))
 
 
 def advance(
@@ -205,25 +210,55 @@ def _look(belief, slot, gains, without, shared_values, out, first, last):  # typ
             out[n] = _dot(belief[n], without[s]) + positive_part(belief[n], gains[s])
 
 
-@compiled
-def _look_index(belief, slot, vectors, tables, shared_values, out, first, last):  # type: ignore[no-untyped-def]
-    cells, states = belief.reshape(-1), belief.shape[1]
-    sums = np.empty(tables.shape[2], belief.dtype)
+@inlined
+def _by_table(slot, first, last, order, ends):  # type: ignore[no-untyped-def]
+    """The rows [first, last), those of each table together, those without one before them; order, ends: scratch."""
+    ends[:] = 0
     for n in range(first, last):
-        _fetch(cells, states, slot, min(n + AHEAD, last - 1))
-        s = slot[n]
-        if s < 0:
-            out[n] = shared_values[-1 - s]
-        else:
-            product(belief[n], tables[s], sums)
-            out[n] = _break_even(_dot(belief[n], vectors[s]), sums)
+        ends[max(slot[n], -1) + 1] += 1
+    total = 0
+    for table in range(len(ends)):
+        total, ends[table] = total + ends[table], total
+    for n in range(first, last):
+        table = max(slot[n], -1) + 1
+        order[ends[table]] = n
+        ends[table] += 1
+    return order[: last - first]
+
+
+def _unit(horizon: float) -> float:
+    """What stands for 1 in a price's sums, a power of two, so that nothing else is rounded.
+
+    Prompts that hardly drift have tables with tiny entries far from the diagonal. Times small chances these would be
+    subnormal numbers, each of which costs a processor over a hundred cycles, and there may be some in every row.
+    """
+    return math.ldexp(1.0, max(0, LARGEST - math.ceil(math.log2(max(horizon, 1.0)))))
+
+
+@compiled
+def _look_index(belief, slot, vectors, tables, shared_values, out, unit, first, last):  # type: ignore[no-untyped-def]
+    cells, states = belief.reshape(-1), belief.shape[1]
+    sums, ends = np.empty(tables.shape[2], belief.dtype), np.empty(1 + len(tables), np.int64)
+    block = max(LEAST_TOGETHER, TOGETHER * len(tables))
+    order = np.empty(min(block, last - first), np.int64)
+    for start in range(first, last, block):
+        rows = _by_table(slot, start, min(start + block, last), order, ends)
+        for place in range(len(rows)):
+            _fetch(cells, states, slot, rows[min(place + AHEAD, len(rows) - 1)])
+            n = rows[place]
+            s = slot[n]
+            if s < 0:
+                out[n] = shared_values[-1 - s]
+            else:
+                product(belief[n], tables[s], sums)
+                out[n] = _break_even(_dot(belief[n], vectors[s]), sums, unit)
 
 
 @summing
-def _break_even(now, sums):  # type: ignore[no-untyped-def]
-    """The largest (now + sum of worths) / (1 + sum of chances) over sets of outcomes; sums: worths, then chances."""
-    none, one, outcomes = sums.dtype.type(0), sums.dtype.type(1), len(sums) // 2
-    nu = now
+def _break_even(now, sums, unit):  # type: ignore[no-untyped-def]
+    """The largest (now + sum of worths) / (unit + sum of chances) over sets of outcomes; sums: worths, then chances."""
+    none, outcomes = sums.dtype.type(0), len(sums) // 2
+    nu = now / unit
     for _ in range(outcomes + 1):
         above, below = none, none
         for o in range(outcomes):
@@ -231,7 +266,7 @@ def _break_even(now, sums):  # type: ignore[no-untyped-def]
             stops = worth <= nu * chance  # nan goes on
             above += none if stops else worth
             below += none if stops else chance
-        better = (now + above) / (one + below)
+        better = (now + above) / (unit + below)
         if better <= nu:
             break
         nu = better

@@ -30,9 +30,12 @@ from bayes_prompt.kernels.launch import float64_bits, warps
 
 # On an H200 one warp with many rows was twice as fast as four with half of them (benchmarks/grid_filter.py).
 THREADS = 32
-BYTES_A_THREAD = 256  # of a belief: 64 registers, of which a program needs two sets at once
-BYTES_OF_A_STEP = 64  # an observation needs more sets
-BYTES_OF_SUMS = 32  # of a price's outcomes, whose tables are read anew for each state
+# Of the rows of a program: their beliefs, of which it needs two sets at once; those of an observation, which needs more
+# sets; and a price's sums over outcomes, whose tables are read anew for each state.
+BYTES = {"beliefs": 256 * THREADS, "step": 64 * THREADS, "sums": 32 * THREADS}
+# AMD's compiler keeps a mask for each number of a lane, in two of the hundred scalar registers that a wave has.
+# Compiled alone, not measured: docs/kernel_resources.md.
+BYTES_ON_ROCM = BYTES | {"beliefs": 64 * THREADS, "step": 32 * THREADS}
 
 
 def predict(
@@ -133,7 +136,7 @@ def advance(
     check_advance(belief, slot, propagators, shared, index, likelihood, now, expected, chance, status, decay, prior)
     if len(index) == 0:
         return
-    constants = configuration(belief.shape[1], belief.element_size(), BYTES_OF_A_STEP)
+    constants = configuration(belief.shape[1], belief.element_size(), "step")
     asked = {
         "EXPECTED": expected is not None,
         "FORGET": decay < 1.0,
@@ -176,51 +179,61 @@ def settle(belief: Tensor, slot: Tensor, propagators: Tensor, first: int, last: 
         )
 
 
-def configuration(states: int, itemsize: int, bytes_a_thread: int = BYTES_A_THREAD) -> dict[str, int]:
+def configuration(
+    states: int, itemsize: int, held: str = "beliefs", rocm: bool = torch.version.hip is not None
+) -> dict[str, int]:
     """The kernels' constants for K states and numbers of `itemsize` bytes: how many rows make up a program."""
     width = triton.next_power_of_2(states)
-    return {"K": states, "WIDTH": width, "BLOCK": max(1, min(512, THREADS * bytes_a_thread // itemsize // width))}
+    numbers = (BYTES_ON_ROCM if rocm else BYTES)[held] // itemsize
+    return {"K": states, "WIDTH": width, "BLOCK": max(1, min(512, numbers // width))}
 
 
-def index_configuration(states: int, outcomes: int, itemsize: int) -> dict[str, int]:
+def index_configuration(
+    states: int, outcomes: int, itemsize: int, rocm: bool = torch.version.hip is not None
+) -> dict[str, int]:
     """The same for `look_index_rows`, which keeps two numbers of each outcome of a row, and none of its states."""
-    sums = configuration(max(1, outcomes), itemsize, BYTES_OF_SUMS)
+    sums = configuration(max(1, outcomes), itemsize, "sums", rocm)
     return {"K": states, "OUTCOMES": sums["WIDTH"], "BLOCK": sums["BLOCK"]}
 
 
-def _variant(
-    kernel: Any, states: int, scalar: str = "fp32", outcomes: int = 0, **asked: Any
-) -> tuple[Any, dict[str, str], dict[str, Any], int]:
-    itemsize = 4 if scalar == "fp32" else 8
-    step = (BYTES_OF_A_STEP,) if kernel is advance_entries else ()
-    constants = asked | configuration(states, itemsize, *step)
-    if kernel is look_index_rows:
-        constants = index_configuration(states, outcomes, itemsize)
+def _variants(kernel: Any, states: int, scalar: str = "fp32", outcomes: int = 0, **asked: Any) -> list[tuple[Any, ...]]:
+    """One for all targets, or two where blocks differ."""
+    itemsize, step = 4 if scalar == "fp32" else 8, kernel is advance_entries
+    targets = {False: ("sm_80", "sm_90", "sm_100"), True: ("gfx942",)}
+    constants: dict[bool, dict[str, Any]] = {}
+    for rocm in targets:
+        if kernel is look_index_rows:
+            constants[rocm] = index_configuration(states, outcomes, itemsize, rocm)
+        else:
+            constants[rocm] = asked | configuration(states, itemsize, "step" if step else "beliefs", rocm)
     integers = ("num_prompts", "num_asked", "num_entries", "num_outcomes", "now", "first", "last")
     types = dict.fromkeys((*integers, "decay_bits", "rest_bits"), "i64")
     types |= {"slot": "*i32", "status": "*i32", "index": "*i64"}
-    names = (name for name in kernel.arg_names if name not in constants)
-    return kernel, {name: types.get(name, f"*{scalar}") for name in names}, constants, THREADS // 32
+    names = (name for name in kernel.arg_names if name not in constants[False])
+    told = kernel, {name: types.get(name, f"*{scalar}") for name in names}
+    if constants[False] == constants[True]:
+        return [(*told, constants[False], THREADS // 32)]
+    return [(*told, constants[rocm], THREADS // 32, targets[rocm]) for rocm in targets]
 
 
 _STEP: dict[str, Any] = {"EXPECTED": True, "FORGET": False, "REMEMBER": True, "OWN_PRIOR": False}
 _TINY, _TINY_64 = torch.finfo(torch.float32).tiny, torch.finfo(torch.float64).tiny
 
 AHEAD_OF_TIME = [
-    _variant(score_rows, 41),
-    _variant(score_rows, 130),
-    _variant(score_rows, 41, "fp64"),
-    _variant(look_rows, 41),
-    _variant(look_rows, 512),
-    _variant(look_index_rows, 41, outcomes=9),
-    _variant(look_index_rows, 512, outcomes=65),
-    _variant(look_index_rows, 41, "fp64", outcomes=9),
-    _variant(predict_rows, 41, EVERYONE=True),
-    _variant(predict_rows, 130, EVERYONE=False),
-    _variant(advance_entries, 41, **_STEP, TINY=_TINY),
-    _variant(advance_entries, 41, **_STEP | {"FORGET": True}, TINY=_TINY),
-    _variant(advance_entries, 512, **_STEP | {"FORGET": True, "OWN_PRIOR": True}, TINY=_TINY),
-    _variant(advance_entries, 41, "fp64", **_STEP | {"FORGET": True}, TINY=_TINY_64),
-    _variant(settle_rows, 41),
+    *_variants(score_rows, 41),
+    *_variants(score_rows, 130),
+    *_variants(score_rows, 41, "fp64"),
+    *_variants(look_rows, 41),
+    *_variants(look_rows, 512),
+    *_variants(look_index_rows, 41, outcomes=9),
+    *_variants(look_index_rows, 512, outcomes=65),
+    *_variants(look_index_rows, 41, "fp64", outcomes=9),
+    *_variants(predict_rows, 41, EVERYONE=True),
+    *_variants(predict_rows, 130, EVERYONE=False),
+    *_variants(advance_entries, 41, **_STEP, TINY=_TINY),
+    *_variants(advance_entries, 41, **_STEP | {"FORGET": True}, TINY=_TINY),
+    *_variants(advance_entries, 512, **_STEP | {"FORGET": True, "OWN_PRIOR": True}, TINY=_TINY),
+    *_variants(advance_entries, 41, "fp64", **_STEP | {"FORGET": True}, TINY=_TINY_64),
+    *_variants(settle_rows, 41),
 ]
-"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, number of warps of 32 threads."""
+"""For `kernels.ahead_of_time`: kernel, types of its arguments, constants, warps of 32 threads; targets if not all."""

@@ -23,15 +23,6 @@ REGENERATE = f"`make resources` writes {DOCUMENT.relative_to(ROOT)} anew"
 SPILLS = {
     "difficulty_decoder _decode fp32 WIDTH=288 HIDDEN=256 OUTPUTS=256 DRAWS=8 HIDDEN_BLOCK=256 OUTPUT_BLOCK=32 "
     "DRAW_BLOCK=8 DEPTH=32 TERMS=8 BELOW=0.25 PRECISION=tf32x3 STAGES=1 BLOCK=16 4": {"sm_90": 32, "sm_100": 32},
-    "grid_filter score_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 72},
-    "grid_filter score_rows fp64 K=41 WIDTH=64 BLOCK=16 1": {"gfx942": 10},
-    "grid_filter look_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 208},
-    "grid_filter predict_rows fp32 EVERYONE K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 181},
-    "grid_filter predict_rows fp32 K=130 WIDTH=256 BLOCK=8 1": {"gfx942": 2},
-    "grid_filter advance_entries fp32 EXPECTED REMEMBER TINY=1.18e-38 K=41 WIDTH=64 BLOCK=8 1": {"gfx942": 32},
-    "grid_filter advance_entries fp32 EXPECTED FORGET REMEMBER TINY=1.18e-38 K=41 WIDTH=64 BLOCK=8 1": {"gfx942": 40},
-    "grid_filter advance_entries fp64 EXPECTED FORGET REMEMBER TINY=2.23e-308 K=41 WIDTH=64 BLOCK=4 1": {"gfx942": 2},
-    "grid_filter settle_rows fp32 K=41 WIDTH=64 BLOCK=32 1": {"gfx942": 241},
     "thompson _sample_beta fp64 SERIES_BELOW=0.0156 TRIG_TERMS=8 BLOCK=128 4": {"gfx942": 8},
     "thompson _score_beta fp32 SERIES_BELOW=0.25 TRIG_TERMS=5 BLOCK=256 4": {"sm_80": 16},
     "thompson _score_beta fp64 SERIES_BELOW=0.0156 TRIG_TERMS=8 BLOCK=128 4": {"gfx942": 17},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bayes_prompt.kernels import backend
+from bayes_prompt.kernels.grid_filter import cpu, look_index_tables, triton
+from bayes_prompt.kernels.grid_filter.cpu import LEAST_TOGETHER, TOGETHER
 from bayes_prompt.kernels.grid_filter.cpu_product import VECTOR_BYTES
 from bayes_prompt.kernels.progress_filter import UNEXPECTED
 
@@ -161,6 +164,15 @@ def test_agrees_with_the_reference(name: str, function: str, dtype: torch.dtype)
     largest = [(1, 512)] if dtype == torch.float32 else []
     for rows, states in [*sizes, *largest, (9, lanes - 1), (9, lanes), (9, lanes + 1)]:
         check(name, function, random_arguments(function, rows, states, seed=states), dtype)
+
+
+@pytest.mark.parametrize("function", WRITTEN)
+def test_smaller_programs_agree_too(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are for AMD's GPUs."""
+    monkeypatch.setattr(triton, "BYTES", triton.BYTES_ON_ROCM)
+    assert triton.configuration(41, 4) == {"K": 41, "WIDTH": 64, "BLOCK": 8}
+    assert triton.configuration(41, 4, "step")["BLOCK"] == 4
+    check("triton", function, random_arguments(function, 13, 41), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
@@ -337,6 +349,40 @@ def test_threads_do_not_matter() -> None:
             torch.set_num_threads(threads)
         for key in WRITTEN[function]:
             assert same(together[key], alone[key]), (function, key)
+
+
+@pytest.mark.parametrize("tables", [1, 3, 150])
+def test_prices_do_not_hang_on_which_rows_are_taken_together(tables: int) -> None:
+    """Pools of one block of rows, of several and a part, of fewer rows than tables, in any order: to the last bit."""
+    g = torch.Generator().manual_seed(tables)
+    rows = 2 * max(LEAST_TOGETHER, TOGETHER * tables) + 77
+    chances = distributions(g, tables, 5, OUTCOMES).transpose(1, 2).contiguous()
+    worths = chances * torch.rand(tables, 1, 5, generator=g, dtype=torch.float64)
+    slot = torch.randint(0, tables, (rows,), generator=g, dtype=torch.int32)
+    slot[torch.rand(rows, generator=g) < 0.3] = -2
+    given = {"slot": slot, "vectors": chances[:, 0].clone(), "chances": chances, "worths": worths}
+    arguments = random_arguments("look_index", rows, 5, **given)
+    arguments = cast(arguments | {"belief": distributions(g, rows, 5)}, torch.float32)
+    check("cpu", "look_index", arguments, torch.float32)
+    whole = run("cpu", "look_index", arguments)["out"]
+    for order in (torch.randperm(rows, generator=g), torch.randperm(rows, generator=g)[:100]):
+        part = {key: arguments[key][order] for key in ("belief", "slot", "out")}
+        assert same(run("cpu", "look_index", arguments | part)["out"], whole[order])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("horizon", [0.0, 1e-30, 0.7, 16.0, 2.0**40, 2.0**63, 2.0**65])
+def test_the_unit_of_a_price_rounds_nothing(horizon: float, dtype: torch.dtype) -> None:
+    """What stands for 1 keeps products of small numbers from being subnormal, and changes nothing else."""
+    arguments = cast(random_arguments("look_index", 200, 41, horizon=horizon), dtype)
+    state = [arguments[key].numpy() for key in ("belief", "slot")]
+    prices = []
+    for unit in (1.0, cpu._unit(horizon)):
+        tables = look_index_tables(arguments["chances"], arguments["worths"], horizon * unit, 16).flatten(2).numpy()
+        others = [(arguments["vectors"] * unit).numpy(), tables, arguments["shared_values"].numpy()]
+        prices.append(np.full(200, np.nan, state[0].dtype))
+        cpu._look_index(*state, *others, prices[-1], state[0].dtype.type(unit), 0, 200)
+    assert np.array_equal(prices[0], prices[1])
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import bayes_prompt as bp
 from bayes_prompt.models import moves as moves_module
+from bayes_prompt.models.drift import switched, switches
 from bayes_prompt.models.grid import Points
 from bayes_prompt.models.moves import Moves
 
@@ -63,6 +64,13 @@ class Contrary(bp.ActivePassive):
         return self.active.transition(points, elapsed)
 
 
+class Late(bp.Mixture):
+    """Prompts that take a unit of time longer to move, or to change over, when they rest."""
+
+    def transition(self, points: Points, elapsed: float = 1.0) -> Tensor:
+        return super().transition(points, max(0.0, elapsed - 1))
+
+
 SINGLE = [
     WALK,
     bp.LogitRandomWalk(0.0),
@@ -80,7 +88,18 @@ BANKS: dict[str, bp.Drift | bp.DriftBank] = {
     "training": bp.priors.training(),
     "of all kinds": bp.DriftBank(SINGLE),
     "mixtures": bp.DriftBank([bp.Mixture(0.3, each, thaw=0.1, freeze=0.05) for each in SINGLE]),
+    "two modes": bp.DriftBank(
+        [
+            bp.Mixture(0.3, WALK),
+            bp.Mixture(0.3, WALK, thaw=0.2),
+            bp.Mixture(0.1, bp.ActivePassive(WALK, bp.LogitRandomWalk(0.2)), thaw=0.4, freeze=0.1),
+            bp.ActivePassive(bp.Mixture(0.3, bp.LogitRandomWalk(0.7), thaw=0.3), bp.Mixture(0.3, Leaping(), thaw=0.01)),
+            bp.ActivePassive(bp.Mixture(0.3, WALK), Late(0.3, WALK, freeze=0.1)),
+            Late(0.5, Halting(0.3), thaw=0.1, freeze=0.2),
+        ]
+    ),
     "one": WALK,
+    "one mixture": bp.Mixture(0.5, WALK, thaw=0.1),
 }
 
 
@@ -112,9 +131,28 @@ def test_walks_that_are_alike_are_worked_out_once(monkeypatch: pytest.MonkeyPatc
         return plain(rates, elapsed)
 
     monkeypatch.setattr(moves_module, "exponential", counted)
+    mixtures = bp.DriftBank([bp.Mixture(0.3, each, thaw=0.1) for each in bp.priors.training().members])
     for drift in (bp.priors.training(), bp.DriftBank([bp.LogitRandomWalk(0.4, 0.1), WALK]), WALK, bp.Redraw(0.1)):
         Moves(drift, POINTS)(0.7)
     assert sizes == [12, 1, 1]
+    for drift in (mixtures, bp.DriftBank([bp.Mixture(0.3, WALK, thaw=each) for each in (0.1, 0.2)])):
+        Moves(drift, POINTS)(0.7)
+    assert sizes == [12, 1, 1, 12, 1]
+
+
+@given(elapsed=st.one_of(st.sampled_from(ODD), st.floats(0.0, 50.0)))
+@settings(max_examples=20, deadline=None)
+def test_a_mixture_is_made_of_four_blocks(elapsed: float) -> None:
+    """Prompts change over first, and then stay or move: to the last bit, for nothing is added up."""
+    mixtures = [bp.Mixture(0.3, WALK, thaw=0.1, freeze=0.4), bp.Mixture(0.3, bp.LogitRandomWalk(0.2), thaw=0.3)]
+    moves = torch.stack([each.moving.transition(POINTS, elapsed) for each in mixtures])
+    chances = switches(mixtures, elapsed)
+    stays = torch.eye(moves.shape[-1], dtype=torch.float64)
+    for chance, walk, found in zip(chances, moves, switched(chances, moves), strict=True):
+        blocks = [torch.cat([frozen * stays, moving * walk], 1) for frozen, moving in chance]
+        assert torch.equal(found, torch.cat(blocks))
+    for chance, each in zip(chances, mixtures, strict=True):  # each on its own: some roundings a squaring
+        torch.testing.assert_close(chance, switches([each], elapsed)[0], rtol=0, atol=1e-14)
 
 
 def test_drifts_of_ones_own_are_asked_one_by_one() -> None:
