@@ -106,6 +106,21 @@ against a grid of 4,001 points, after each of 20 looks of 8 rollouts, 2,000 sequ
 
 A bank of eight drifts or decays costs 1.1 to 1.7 times a single one on a grid, in whole steps of 10^6 and 10^4 prompts,
 and 1.0 to 1.2 times where hidden states have pooled transitions (`python benchmarks/banks.py`, one core).
+
+Transitions that prompts learn together are exact inference where every state is seen, and else not: a look at a
+prompt that rested tells little of a transition. It counts as much as it narrows what is known (`PooledTransitions`),
+not as a transition that was seen, as in DPS. By simulation-based calibration
+(`tests/calibration/test_approximate.py`; groups of four prompts, half of the looks missing, no forgetting) the ranks
+of true transitions in 16 bins are off by 1% in the root mean square after 8 steps and by 10% after 30, too narrow,
+and those of success rates by less than chance; counted as seen it was 20% and 31%. Groups that lean on the pool are
+off by 11% to 17%, for what early steps told the pool lies too near to what was declared. Transitions of each prompt's
+own, which count as published, are off by 7% to 11% after 8 steps.
+
+Weights of a bank's members are as often right as they say for walks, walks of a hidden mode and the bank of training
+(`tests/calibration/test_banks.py`), within .07 for decays on a grid, and within .11 where members differ in how many
+prompts are in a hidden mode, which averaging forgets, and for strengths. Beliefs about rates are calibrated all the
+same: ranks are off by 5% at the most, no more than chance does. Banks that forget (`memory` below 1), or have a
+`floor`, have no program to be calibrated in.
 """
 
 

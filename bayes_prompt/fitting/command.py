@@ -42,7 +42,7 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="hold a parameter at a value; may be given again",
+        help="hold a parameter at a value, such as one that the history tells nothing of; may be given again",
     )
     _add_groups(parser)
     add("--draws", type=whole(1), default=300, metavar="N", help="of nuts (default: %(default)s)")
@@ -73,8 +73,8 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
     add(
         "--fit",
         action="store_true",
-        help="fit each family to every second prompt, and compare on the others; without it they have the parameters "
-        "that they start from",
+        help="fit each family to every second prompt, and compare on the others; what these tell nothing of, "
+        "and without it everything, is where the family starts",
     )
     add(
         "--replicates",
@@ -153,7 +153,6 @@ def _declared(
 ) -> tuple[dict[str, Any], History, list[Any] | None]:
     """The models by name, and the history to compare them on, with its prompts' groups."""
     from bayes_prompt.fitting.families import FAMILIES, read
-    from bayes_prompt.fitting.fit import fit
 
     models: dict[str, Any] = {}
     learned, judged = (history, groups), (history, groups)
@@ -165,18 +164,31 @@ def _declared(
         if name not in FAMILIES:
             models[name] = read(name)
         elif options.fit:
-            result = fit(
-                learned[0],
+            models[name] = _fitted(
                 name,
-                groups=learned[1],
-                method="map",
-                seed=options.seed,
-                progress=lambda stage, done, total, name=name: tell(f"{name}: {stage}", done, total),  # type: ignore[misc]
+                *learned,
+                options.seed,
+                lambda stage, done, total, name=name: tell(f"{name}: {stage}", done, total),
             )
-            models[name] = result.model
         else:
             models[name] = FAMILIES[name].declare()
     return models, *judged
+
+
+def _fitted(name: str, history: History, groups: list[Any] | None, seed: int, tell: Tell) -> Any:
+    """A family's declaration at the mode; parameters that the history says nothing of stay where they start."""
+    from bayes_prompt.fitting.families import FAMILIES
+    from bayes_prompt.fitting.fit import fit
+    from bayes_prompt.fitting.program import Undetermined
+
+    family = FAMILIES[name]
+    held: dict[str, Any] = {}
+    while len(held) < len(family.start):
+        try:
+            return fit(history, name, groups=groups, method="map", seed=seed, progress=tell, **held).model
+        except Undetermined as error:
+            held |= {parameter: family.start[parameter] for parameter in error.names}
+    return family.declare()
 
 
 def _every_second(history: History, groups: list[Any] | None, first: int) -> tuple[History, list[Any] | None]:

@@ -101,8 +101,9 @@ def fit(
         The declaration at the posterior means, and the parameters.
 
     Raises:
-        ValueError, TypeError: an argument, or a parameter that the evidence does not depend on. What the family raises
-        has a note with the parameters' values. FloatingPointError: a search that left the finite numbers.
+        ValueError, TypeError: an argument, or parameters that the evidence does not depend on, such as a decay where no
+        prompt is looked at twice; the message says how to hold them at values. What the family raises has a note with
+        the parameters' values. FloatingPointError: a search that left the finite numbers.
     """
     judged(history)
     _choice("method", method, METHODS)

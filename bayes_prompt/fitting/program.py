@@ -22,6 +22,28 @@ from bayes_prompt.models.progress import SolvingProgress
 DECAY = "decay"
 """The parameter of this name comes as a number, as declarations hold it; all others are float64 tensors."""
 _MOVE = 1e-2  # of an unconstrained parameter, which the evidence must notice
+_NOTHING = 1e-12  # of the evidence: a change that is rounding
+
+
+class Undetermined(ValueError):
+    """Nothing that the history shows depends on some parameters: they must be held at a value.
+
+    Args:
+        values: of these parameters at the start, each of its prior's shape, () for a number. The attribute `names`
+            tells which they are.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        self.names = tuple(values)
+        numbers = {name: value.tolist() for name, value in values.items()}
+        shown = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
+        given = ", ".join(f"{name}={value}" for name, value in shown.items())
+        typed = " ".join(f"--fix {name}={shown[name]}" for name, value in numbers.items() if isinstance(value, float))
+        it, one = ("it", "a value") if len(values) == 1 else ("them", "values")
+        super().__init__(
+            f"{', '.join(values)}: nothing that this history shows depends on {it}; hold {it} at {one}: {given}"
+            + (f", on the command line {typed}" if typed else "")
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,48 +99,55 @@ class Program:
         shapes, once the evidence is known to depend on all of them.
 
         Raises:
-            ValueError: no gradient reaches a parameter, or the evidence is not finite. TypeError: no declaration.
+            Undetermined: the evidence does not depend on some. ValueError: it does, and no gradient reaches one; or the
+            evidence is not finite. TypeError: no declaration.
         """
         model = self.declare(values)
         if not hasattr(model, "posterior"):
             raise TypeError(f"family must make a declaration, with a posterior; got {type(model).__name__}")
         follows = self.history.elapsed is None and has_filter(model, self.groups is not None)
         program = replace(self, follows=follows)
-        evidence = program._followed(values) if program.follows else program._moved(values)
+        evidence, doubtful = program._followed(values) if program.follows else program._asked(values)
+        idle = {name: values[name] for name in doubtful if not program._matters(name, values, evidence)}
+        if idle:
+            raise Undetermined(idle)
+        for name, unreached in doubtful.items():
+            if unreached:
+                raise ValueError(
+                    f"{name}: nothing depends on it in a way that gradients follow; the family must put it where a "
+                    "declaration takes a tensor, or use it as `decay`"
+                )
         if not bool(evidence.isfinite()):
             raise ValueError(f"history has evidence {float(evidence)} at the start; give other priors or another start")
         return program, model
 
-    def _followed(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The evidence at values; ValueError where no gradient reaches one."""
+    def _followed(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, bool]]:
+        """The evidence at values, and the parameters on whose gradients it does not depend; whether there are none."""
         leaves = {name: value.detach().double().requires_grad_() for name, value in values.items()}
         with torch.enable_grad():
             evidence = self.log_evidence(leaves)
             reached: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if evidence.requires_grad:
                 reached = torch.autograd.grad(evidence, list(leaves.values()), allow_unused=True)
-        for name, gradient in zip(leaves, reached, strict=True):
-            if gradient is None:
-                self._check_moves(name, values, evidence.detach())
-                raise ValueError(
-                    f"{name}: nothing depends on it in a way that gradients follow; the family must put it where a "
-                    "declaration takes a tensor, or use it as `decay`"
-                )
-        return evidence.detach()
+        evidence = evidence.detach()
+        least = _NOTHING * (1 + evidence.abs())
+        doubtful = {
+            name: gradient is None
+            for name, gradient in zip(leaves, reached, strict=True)
+            if gradient is None or bool((gradient.abs() <= least).all())
+        }
+        return evidence, doubtful
 
-    def _moved(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The same where gradients do not tell: each parameter in turn is moved a little."""
-        evidence = self.log_evidence(values)
-        for name in self.priors:
-            self._check_moves(name, values, evidence)
-        return evidence
+    def _asked(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, bool]]:
+        """The same where there are no gradients: all parameters are to be tried."""
+        return self.log_evidence(values), dict.fromkeys(self.priors, False)
 
-    def _check_moves(self, name: str, values: Mapping[str, Tensor], evidence: Tensor) -> None:
-        """ValueError where the evidence at values is the same with the parameter moved a little."""
+    def _matters(self, name: str, values: Mapping[str, Tensor], evidence: Tensor) -> bool:
+        """Whether the evidence at values is another with the parameter moved a little."""
         support = biject_to(self.priors[name].support)
         free = support.inv(values[name].double())
-        if torch.equal(self.log_evidence({**values, name: support(free + _MOVE)}).detach(), evidence):
-            raise ValueError(f"{name}: nothing that this history shows depends on it; fix it, or leave it out")
+        change = self.log_evidence({**values, name: support(free + _MOVE)}).detach() - evidence
+        return not bool(change.abs() <= _NOTHING * (1 + evidence.abs()))
 
     @cached_property
     def _counted(self) -> tuple[Outcomes, Tensor]:

@@ -30,9 +30,10 @@ MOST_CLUSTERS = 64
 class PooledProgressPosterior(ProgressPosterior):
     """Beliefs over the hidden states of N prompts that move by R transition matrices between them.
 
-    A step adds the expected transitions of all observed prompts of a group to its counts, as in DPS (arXiv 2603.10887),
-    whose matrices are one for each prompt; a group leans on what the others have counted: see `PooledTransitions`. A
-    look in the first step is of a prompt's first state, to which it has not moved, and adds nothing (in DPS it does).
+    A step adds what its looks tell of transitions to the counts of the prompts' groups; a group leans on what others
+    have counted: see `PooledTransitions`. Where every state is seen that is the transitions, as in DPS (arXiv
+    2603.10887), whose matrices are one for each prompt. A look in the first step is of a prompt's first state, to
+    which it has not moved, and adds nothing (in DPS it does).
 
     With banks there are several matrices for each group, and one belief for each prompt: its coming state is expected
     under their average, by weights that follow what each predicted. So a bank costs little more than one member.
@@ -147,7 +148,8 @@ class PooledProgressPosterior(ProgressPosterior):
 
     def _check_belief(self, tensors: Mapping[str, Tensor]) -> None:
         super()._check_belief(tensors)
-        require_no_less("posterior.tensors.transitions", tensors["transitions"], 0)
+        counts = tensors["transitions"] - self._transitions.least.to(tensors["transitions"].device)
+        require_no_less("posterior.tensors.transitions, beyond the least that they may be,", counts, 0)
         for name in ("transitions", "decay_evidence", "strength_evidence"):
             require_no_more(f"posterior.tensors.{name}", tensors[name])
 

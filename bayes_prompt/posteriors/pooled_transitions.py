@@ -15,24 +15,38 @@ if TYPE_CHECKING:
 
 _LEAST = 1e-300
 _CHUNK = 1 << 20  # numbers of all members that are worked out at a time
+_REMAINS = 1e-2  # of a declared pseudo-count, whatever speaks against it
 
 
 class PooledTransitions:
     """Dirichlet concentrations of R groups' transitions under J decays and S strengths of partial pooling.
 
-    Counted are, by group and decay, the expected transitions so far, each step's worth `decay` of the one's after it.
+    Counted are, by group and decay, the transitions so far, each step's worth `decay` of the one's after it. Where the
+    last state is guessed, or this one, a look shows no transition. DPS (arXiv 2603.10887) counts the expected ones, x,
+    as if they had been seen: of a prompt that rested for long as many as of any other. Beliefs are then far too sure,
+    and slow to learn. Here counts grow by what a look tells. Of the moves out of one state, whose probabilities are p,
+    it expects |x| in all, and d = x - |x| p beyond what was expected without it. That is worth
+
+        seen = (2 p.d + d.d) / (1 - p.p)
+
+    transitions that are seen: the variance of p, summed over where moves lead, shrinks as by so many, in the limit of
+    many counts (the moments of the exact mixture over what may have happened). It is |x| where states are seen, and 0
+    of a look that says nothing. With sums over a group's looks in a step, and n its pseudo-counts before, counts grow
+    by seen p + d (n + seen) / (n + |x|): by as much as was seen, and the mean by a step of expectation maximisation.
+    Entries may become negative, but for what was declared they stay positive.
+
     With C0 the declared concentrations and M a group's counts, its concentrations are C0 + M + w(O) O, where O is the
     sum of w(M) M of the others, w(X) = s / (s + n) in each row, and n the row's sum. So a group tells of the pool as
     much as s transitions at most, however many it has seen, and the pool of a group likewise: as in a hierarchical
     model of groups that differ as much as the means of s transitions do, where variances 1 / n, of what was counted,
     and 1 / s, of group and pool, add up. Between two groups that is the power prior of Chen and Ibrahim (Bayesian
     Analysis 1(3), 2006), whose power is 1 / (1 + 2 n / s). With s = 0 groups are on their own; with s infinite, or one
-    group, they are the pool.
+    group, they are the pool (whose steps are shorter than those of its parts, where looks are soft).
 
     Decays and strengths are weighted in every group by what each predicted, averaged over the other. What they predict
-    of a prompt starts from one belief, the average, and all count the same expected transitions, those under the
-    average (generalised pseudo-Bayes of order 1; Bar-Shalom, Li and Kirubarajan, 2001, ch. 11.6): these are the
-    average of the members' by their weights after the look, exactly.
+    of a prompt starts from one belief, the average, and all count the same, under the average (generalised pseudo-Bayes
+    of order 1; Bar-Shalom, Li and Kirubarajan, 2001, ch. 11.6): expected transitions are then the average of the
+    members' by their weights after the look, exactly.
 
     Args:
         model: the declaration. declared: C0, (K, K) float64, [from, to]. groups: R.
@@ -44,6 +58,7 @@ class PooledTransitions:
         strengths = strength if isinstance(strength, StrengthBank) else None
         device = declared.device
         self._declared = declared
+        self.least = (_REMAINS - 1) * declared  # that a count may be
         self._decays = _column([model.decay] if decays is None else decays.members, device)
         self._strengths = _column([strength] if strengths is None else strengths.members, device)
         self.decays = BankWeights(decays, groups, device)
@@ -79,16 +94,35 @@ class PooledTransitions:
         one's counts. moved: (M,) bool, whether there was a transition. tiny: what does not exceed it counts as zero.
         """
         seen = before[:, :, None] * likelihood[:, None, :]  # (M, from, to)
-        joint = seen * self.moves[groups]
+        moves = self.moves[groups]
+        joint = seen * moves
         total = joint.sum((1, 2), keepdim=True)
         forbidden = moved & (total[:, 0, 0] <= tiny)
         counted = (moved & ~forbidden)[:, None, None]
         self._weigh(groups, torch.where(counted, seen, 0.0), elapsed)
         expected = torch.where(counted, joint / total.clamp(min=_LEAST), 0.0)
-        step = torch.zeros_like(self.counts[0]).index_add_(0, groups, expected)
-        self.counts.mul_((self._decays**elapsed)[:, None, None, None]).add_(step)
+        told = self._told_by(groups, moves, expected)
+        self.counts.mul_((self._decays**elapsed)[:, None, None, None]).add_(told)
+        torch.maximum(self.counts, self.least, out=self.counts)
         self.average()
         return forbidden
+
+    def _told_by(self, groups: Tensor, moves: Tensor, expected: Tensor) -> Tensor:
+        """What a step tells every group, (R, K, K), by looks at prompts of groups (M,).
+
+        moves: of each look's group. expected: transitions in each look; both (M, K, K).
+        """
+        sums, squares = torch.zeros_like(self.moves), torch.zeros_like(self.moves)
+        beyond = torch.addcmul(expected, expected.sum(2, keepdim=True), moves, value=-1)
+        squares = squares.index_add_(0, groups, beyond.square_()).sum(2, keepdim=True)
+        sums.index_add_(0, groups, expected)
+        number = sums.sum(2, keepdim=True)
+        beyond = sums - number * self.moves
+        uncertain = (1 - self.moves.square().sum(2, keepdim=True)).clamp(min=_LEAST)
+        seen = (2 * (self.moves * beyond).sum(2, keepdim=True) + squares) / uncertain
+        seen = seen.clamp(min=0).minimum(number)
+        before = self.concentration.sum(2, keepdim=True)
+        return seen * self.moves + beyond * (before + seen) / (before + number)
 
     def of_member(self, member: Tensor) -> Tensor:
         """Concentrations (R, K, K) of one member for each group, (R,) int64 below J * S."""
@@ -137,7 +171,7 @@ class PooledTransitions:
     def _share(self, counts: Tensor) -> Tensor:
         """What is left of counts (M, J, 1 or S, K, K) where they weigh as much as s at most: (M, J, S, K, 1)."""
         strength = self._strengths[:, None, None]
-        number = counts.sum(-1, keepdim=True)
+        number = counts.sum(-1, keepdim=True).clamp(min=0)
         return torch.where(strength.isinf(), 1.0, strength / (strength + number).clamp(min=_LEAST))
 
     def _parts(self, groups: int) -> tuple[Tensor, ...]:

@@ -23,6 +23,7 @@ from bayes_prompt.models.seeding import seeded
 CPU = torch.device("cpu")
 DRAWS = 15  # L: ranks fall into 16 bins
 GROUP = 8  # rollouts of the coming step
+Times = tuple[float, ...]
 ALARM = 1e-6
 """A p-value below it is a failure: 1e-4 for a whole run of up to a hundred tests (Bonferroni)."""
 
@@ -75,15 +76,36 @@ def from_grid(model: bp.SuccessRate, prompts: int, seed: int) -> dict[str, Tenso
         return {"rate": points.rate[torch.multinomial(points.mass, prompts, replacement=True)]}
 
 
-def filtered(posterior: Any, seen: Replicates, warm: bool = False) -> Any:
-    """The posterior before the coming rollouts. warm: the first step's counts are known before time begins to move."""
+def chain(model: bp.SuccessRate, trials: Tensor, seed: int, elapsed: Times = (1.0,), member: int = 0) -> Replicates:
+    """A drifting rate's counts, step by step, where steps take these times in turns, under one member of a bank.
+
+    The Pyro program has one unit of time a step; drifts that are told of another do not always what two units would.
+    """
+    tables, states = model.lower_grid(), []
+    rate = tables.points.rate.repeat(tables.modes)
+    with seeded(_stream(seed, 1), CPU):
+        law = tables.initial[member].expand(trials.shape[1], -1)
+        for step, each in enumerate(trials):
+            states.append(torch.multinomial(law, 1)[:, 0])
+            time = elapsed[step % len(elapsed)]
+            rests, moves = tables.transition(time)[member], tables.after_look(time)[member]
+            law = torch.where(each[:, None] > 0, moves[states[-1]], rests[states[-1]])
+        rates = rate[torch.stack(states)]
+        return Replicates(trials, torch.binomial(trials.double(), rates).long(), rates[-1], {})
+
+
+def filtered(posterior: Any, seen: Replicates, warm: bool = False, elapsed: Times = (1.0,)) -> Any:
+    """The posterior before the coming rollouts.
+
+    warm: the first step's counts are known before time begins to move. elapsed: what it is told of the steps, in turns.
+    """
     for step, trials in enumerate(seen.trials[:-1]):
         rows = trials.nonzero()[:, 0]
         counts = rows, seen.successes[step, rows], trials[rows]
         if warm and step == 0:
             posterior.warm_start(*counts)
         else:
-            posterior.update(*counts)
+            posterior.update(*counts, elapsed[step % len(elapsed)])
     return posterior
 
 

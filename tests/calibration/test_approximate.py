@@ -29,17 +29,26 @@ BETA_BINOMIAL = bp.BetaBinomialEmission(dist.Beta(torch.tensor([0.5, 2.0, 3.0, 6
 BY_GROUP, LEANING = (
     bp.SolvingProgress(priors.progress(), decay=1.0, pooling="group", strength=strength) for strength in (0.0, 5.0)
 )
+HIDDEN, HIDDEN_LEANING = (
+    bp.SolvingProgress(STICKY, decay=1.0, emission=BETA_BINOMIAL, pooling="group", strength=strength)
+    for strength in (0.0, 5.0)
+)
 
 # How much the ranks of success rates depart, those of transitions, and whether the first counts are told by
-# `warm_start`: a matrix of each prompt's own counts a transition into the first state else. Where every
-# state is seen neither does, see test_exact; where states are guessed, expected transitions count as seen ones, and the
-# belief in transitions is too narrow. That grows with the steps: after 30, 0.17 in place of 0.07.
+# `warm_start`: a matrix of each prompt's own counts a transition into the first state else. Where every state is seen
+# neither does, see test_exact. Where states are guessed, a prompt of its own counts expected transitions as seen ones,
+# as published, and its belief in transitions is too narrow. That grows with the steps: after 30, 0.17 in place of 0.07.
+# Groups count what a look tells, see `PooledTransitions`: counted as seen, transitions departed by 0.202 and 0.229.
+# Now 0.009 after 8 steps, 0.095 after 30. The pool that groups lean on is told by early steps that moves are nearer to
+# what was declared than they are.
 LEARNED: dict[str, tuple[Any, float, float, bool]] = {
     "each its own": (bp.SolvingProgress(priors.progress(), decay=1.0), 0.03, 0.11, True),  # 0.015, 0.068
     "the first step's too": (bp.SolvingProgress(priors.progress(), decay=1.0), 0.04, 0.17, False),  # 0.021, 0.111
     "beta-binomial": (bp.SolvingProgress(STICKY, decay=1.0, emission=BETA_BINOMIAL), 0.06, 0.08, True),  # 0.039, 0.047
-    "by group": (BY_GROUP, 0.05, 0.30, False),  # 0.00, 0.202
-    "leaning on the pool": (LEANING, 0.06, 0.35, False),  # 0.040, 0.229
+    "by group": (BY_GROUP, 0.04, 0.05, False),  # 0.000, 0.009
+    "by group, beta-binomial": (HIDDEN, 0.05, 0.08, False),  # 0.028, 0.044
+    "leaning on the pool": (LEANING, 0.05, 0.17, False),  # 0.022, 0.111
+    "leaning, beta-binomial": (HIDDEN_LEANING, 0.1, 0.26, False),  # 0.062, 0.168
 }
 
 
@@ -112,6 +121,36 @@ def predicted_by_paths(model: bp.SolvingProgress, seen: sbc.Replicates) -> Tenso
     return law / law.sum(1, keepdim=True)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "steps"), [pytest.param(4_000, 30, id="small"), pytest.param(60_000, 30, id="full", marks=FULL)]
+)
+def test_transitions_of_groups_in_the_long_run(prompts: int, steps: int) -> None:
+    """After 30 steps, half of the looks missing: rates 0.000, transitions 0.095, which are a little too narrow."""
+    groups = torch.arange(prompts) // 4
+    seen = sbc.simulate(BY_GROUP, sbc.looks(prompts, steps, seed=3), seed=3, groups=groups)
+    posterior = sbc.filtered(BY_GROUP.posterior(prompts, groups=groups, dtype=torch.float64), seen)
+    drawn = torch.stack([posterior.sample_success_rate(3, step)[::4] for step in range(sbc.DRAWS)])
+    assert sbc.uniformity(sbc.ranks(drawn, seen.rate[::4], seed=3), 0.04) > sbc.ALARM
+    assert sbc.uniformity(sbc.transition_ranks(posterior, seen, 4, seed=3), 0.15) > sbc.ALARM
+    informative = posterior.informative_probability(sbc.GROUP)[::4]
+    assert sbc.reliability(informative, seen.informative[::4]) > sbc.ALARM
+
+
+def test_transitions_of_a_pool_that_rests(pools: int = 150) -> None:
+    """Of a whole pool, whose pools are the replicates, a third of which is looked at in a step; states are guessed.
+
+    (1,500 pools: 0.038.)
+    """
+    model, found = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool"), []
+    for pool in range(pools):
+        seen = sbc.simulate(model, sbc.looks(6, 6, seed=pool, share=0.3), seed=pool)
+        posterior = sbc.filtered(model.posterior(6, dtype=torch.float64), seen)
+        drawn = torch.stack([posterior.sample_transition(pool, step)[0] for step in range(sbc.DRAWS)])
+        entry = pool % 3, pool // 3 % 3
+        found.append(sbc.ranks(drawn[:, *entry], seen.sites["transition"][entry], seed=pool))
+    assert sbc.uniformity(torch.stack(found), 0.1) > sbc.ALARM
+
+
 # Matching moments: none was found among 20,000 (at most 0.018, within what chance does). The variational Gaussian is
 # too narrow: 0.106 with a drift; 0.167 without, which grows to 0.23 after 30 steps.
 GAUSSIAN = {("moments", 0.3): 0.05, ("moments", 0.0): 0.05, ("polya_gamma", 0.3): 0.16, ("polya_gamma", 0.0): 0.25}
@@ -129,41 +168,6 @@ def test_gaussian_logits(method: str, drift: float, prompts: int, steps: int) ->
         assert sbc.reliability(posterior.informative_probability(sbc.GROUP), seen.informative) > sbc.ALARM
     elif prompts > 10_000:
         assert sbc.uniformity(found) < sbc.ALARM  # it is an approximation
-
-
-BANK = bp.DriftBank([bp.LogitRandomWalk(0.2), bp.LogitRandomWalk(1.0)], memory=1.0, floor=0.0, pooling=0.0)
-
-
-@pytest.mark.parametrize("runs", [pytest.param(10, id="small"), pytest.param(150, id="full", marks=FULL)])
-def test_bank_of_drifts(runs: int) -> None:
-    """A member is drawn for each of 64 pools of five prompts, which are groups that learn nothing of each other.
-
-    Averaged beliefs (GPB1) cost little: of 3,840 pools, ranks did not depart beyond chance, and the weights, which were
-    0.79 for the likelier member on average, were right as often as they said within 0.012.
-    """
-    found = [one_bank(run) for run in range(runs)]
-    rank, weight, true, informative, happened = (torch.cat(parts) for parts in zip(*found, strict=True))
-    assert sbc.uniformity(rank, 0.05) > sbc.ALARM
-    assert sbc.reliability(weight, true, bins=5) > sbc.ALARM
-    assert sbc.reliability(informative, happened, bins=5) > sbc.ALARM
-
-
-def one_bank(seed: int) -> tuple[Tensor, ...]:
-    """Of 64 pools: a rate's rank, the weight of the first member, whether it is true, P(informative), and the event."""
-    pools, size = 64, 5
-    model = bp.SuccessRate(priors.logit_normal(0.0, 1.0), grid=15, drift=BANK)
-    groups = torch.arange(pools).repeat_interleave(size)
-    true = torch.randint(2, (pools,), generator=torch.Generator().manual_seed(seed))
-    trials = sbc.looks(pools * size, 8, seed)
-    each = [sbc.simulate(model, trials, 2 * seed + member, known={"drift": torch.tensor(member)}) for member in (0, 1)]
-    of_first = true[groups] == 0
-    successes = torch.where(of_first, each[0].successes, each[1].successes)
-    rate = torch.where(of_first, each[0].rate, each[1].rate)
-    seen = sbc.Replicates(trials, successes, rate, {})
-    posterior = sbc.filtered(model.posterior(pools * size, groups=groups, dtype=torch.float64), seen)
-    informative = posterior.informative_probability(sbc.GROUP)
-    rank = sbc.rate_ranks(posterior, rate, seed)
-    return rank[::size], posterior.bank_weights()[:, 0], true == 0, informative[::size], seen.informative[::size]
 
 
 @pytest.mark.parametrize("pools", [pytest.param(150, id="small"), pytest.param(2_000, id="full", marks=FULL)])

@@ -155,44 +155,6 @@ def test_transitions_of_a_whole_pool(pools: int) -> None:
     assert sbc.uniformity(torch.stack(found)) > sbc.ALARM
 
 
-LEAPS = (2, 1)
-
-
-def by_leaps(model: Any, prompts: int, steps: int) -> sbc.Replicates:
-    """Looks of which every other one is followed by a step of the program in which nobody is looked at."""
-    now = torch.tensor([sum((LEAPS * steps)[:step]) for step in range(steps + 1)])
-    trials = torch.zeros(int(now[-1]) + 1, prompts, dtype=torch.int64)
-    trials[now] = sbc.looks(prompts, steps, seed=7)
-    seen = sbc.simulate(model, trials, seed=7)
-    return dataclasses.replace(seen, trials=trials[now], successes=seen.successes[now])
-
-
-def after_leaps(model: Any, seen: sbc.Replicates, told: tuple[float, ...]) -> Any:
-    """The posterior that is told these times in turns."""
-    posterior = model.posterior(len(seen.rate), dtype=torch.float64)
-    for step, trials in enumerate(seen.trials[:-1]):
-        rows = trials.nonzero()[:, 0]
-        posterior.update(rows, seen.successes[step, rows], trials[rows], elapsed=told[step % len(told)])
-    return posterior
-
-
-@pytest.mark.parametrize(("prompts", "steps"), SIZES)
-@pytest.mark.parametrize("name", ["walk", "walk, inflated", "redraw, histogram"])
-def test_time_that_passes_by_leaps(name: str, prompts: int, steps: int) -> None:
-    """A filter that is told `elapsed=2` where the program made two steps."""
-    seen = by_leaps(MODELS[name], prompts, steps)
-    posterior = after_leaps(MODELS[name], seen, LEAPS)
-    assert sbc.uniformity(sbc.rate_ranks(posterior, seen.rate, seed=7)) > sbc.ALARM
-    assert sbc.reliability(posterior.informative_probability(sbc.GROUP), seen.informative) > sbc.ALARM
-
-
-def test_a_wrong_time_is_found() -> None:
-    """The same, told that four units passed each time."""
-    seen = by_leaps(MODELS["walk"], 20_000, 8)
-    posterior = after_leaps(MODELS["walk"], seen, (4.0,))
-    assert sbc.uniformity(sbc.rate_ranks(posterior, seen.rate, seed=7)) < sbc.ALARM
-
-
 @pytest.mark.parametrize("prompts", [pytest.param(4_000, id="small"), pytest.param(40_000, id="full", marks=FULL)])
 @pytest.mark.parametrize("name", ["conjugate", "static, inflated"])
 def test_what_is_known_before_training(name: str, prompts: int) -> None:

@@ -56,6 +56,29 @@ def test_a_parameter_that_the_emission_is_made_of_may_be_fixed(
     assert json.loads(capsys.readouterr().out)["fixed"] == {"rare": 0.3}
 
 
+@pytest.fixture
+def once(tmp_path: Path) -> Path:
+    trials = torch.full((1, 8), 8)
+    History(replicate(FAMILIES["mopps"].declare(), trials, 0), trials).write_jsonl(tmp_path / "once.jsonl")
+    return tmp_path / "once.jsonl"
+
+
+def test_fit_says_what_to_fix(once: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what it says may be copied."""
+    assert run("fit", str(once), "--model", "walk", "--method", "map") == 2
+    said = capsys.readouterr().err
+    assert "scale, trend: nothing that this history shows depends on them" in said
+    advice = said[said.index("--fix") :].split()
+    assert advice == ["--fix", "scale=0.3", "--fix", "trend=0"]
+    assert run("fit", str(once), "--model", "walk", "--method", "map", *advice) == 0
+
+
+def test_compare_leaves_what_a_history_says_nothing_of(once: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a single step only the prior is fitted, and of dps nothing."""
+    assert run("compare", str(once), "--models", "walk,dps,static", "--fit", "--replicates", "0") == 0
+    assert "4 prompts, 4 looks" in capsys.readouterr().out
+
+
 def test_a_single_draw_is_printed(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nuts = ("fit", str(recorded), "--model", "mopps", "--method", "nuts", "--draws", "1")
     assert run(*nuts) == 0

@@ -16,6 +16,7 @@ from bayes_prompt.fitting.evidence import has_filter
 from bayes_prompt.fitting.families import FAMILIES, read
 from bayes_prompt.fitting.fit import _effective, fit
 from bayes_prompt.fitting.predictions import predicted, replicate
+from bayes_prompt.fitting.program import Undetermined
 from bayes_prompt.fitting.results import Estimate, FitResult
 from bayes_prompt.history import History
 
@@ -219,11 +220,49 @@ def test_parameters_that_gradients_do_not_reach_are_named() -> None:
     assert "call that parameter 'decay'" in "".join(caught.value.__notes__)
 
 
-def test_what_no_count_tells_of_is_named_too() -> None:
-    """Nobody is looked at twice, so that nothing is forgotten before it would count."""
-    once = History(torch.full((1, 4), 3), torch.full((1, 4), 8))
-    with pytest.raises(ValueError, match="decay: nothing that this history shows depends on it; fix it, or leave it"):
-        fit(once, "mopps")
+ONCE = torch.full((1, 4), 8)  # in a single step
+NEVER_TWICE = 8 * torch.eye(4).long()  # each in a step of its own
+
+
+@pytest.mark.parametrize(
+    ("name", "trials", "parameters"),
+    [
+        ("mopps", ONCE, ["decay"]),
+        ("mopps", NEVER_TWICE, ["decay"]),
+        ("inflated", NEVER_TWICE, ["decay"]),
+        ("redraw", NEVER_TWICE, ["probability"]),
+        ("dps", NEVER_TWICE, ["move", "stay", "decay"]),
+        ("walk", ONCE, ["scale", "trend"]),
+        ("mixture", ONCE, ["frozen", "scale", "trend"]),
+        ("kalman", ONCE, ["scale", "trend"]),
+        ("pooled", ONCE, ["move", "stay", "decay"]),
+        ("adaptive", ONCE, ["move", "stay"]),
+    ],
+)
+def test_what_no_count_tells_of_is_named_too(name: str, trials: torch.Tensor, parameters: list[str]) -> None:
+    """All at once, with what will do; and that does, unless nothing is left to be fitted."""
+    history, start = History(torch.where(trials > 0, 3, 0), trials), FAMILIES[name].start
+    with pytest.raises(Undetermined, match=f"^{', '.join(parameters)}: nothing that this history shows") as caught:
+        fit(history, name)
+    assert caught.value.names == tuple(parameters)
+    for parameter in parameters:
+        assert f"--fix {parameter}={start[parameter]:.6g}" in str(caught.value)
+    held = {parameter: start[parameter] for parameter in parameters}
+    if len(held) == len(start):
+        with pytest.raises(ValueError, match="at least one prior"):
+            fit(history, name, **held)
+    else:
+        assert set(fit(history, name, method="map", **held).parameters) == start.keys() - held.keys()
+
+
+def test_what_takes_no_number_is_not_said_for_the_command_line() -> None:
+    """And where prompts are looked at twice nothing is named that matters, be it ever so little."""
+    family = lambda a, b, idle: bp.SuccessRate(dist.Beta(a, b + 0 * idle.sum()))  # noqa: E731
+    with pytest.raises(Undetermined) as caught:
+        fit(drawn(bp.SuccessRate(), 3, 5), family, a=COUNT, b=COUNT, idle=dist.Dirichlet(torch.ones(2)))
+    assert caught.value.names == ("idle",) and "idle=[0" in str(caught.value) and "--fix" not in str(caught.value)
+    history = drawn(bp.SuccessRate(), 3, 5)
+    assert fit(history, lambda a, b: bp.SuccessRate(dist.Beta(a, 1.0 + 1e-6 * b)), method="map", a=COUNT, b=COUNT)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -77,7 +77,7 @@ class Loop:
         self.posterior, self.belief = (np.tile(tables.initial.numpy(), (len(groups), 1)) for _ in range(2))
         self.moved, self.log_evidence = False, 0.0
 
-    def transition(self, decay: int, strength: int, group: int) -> np.ndarray:
+    def concentration(self, decay: int, strength: int, group: int) -> np.ndarray:
         own = self.counts[decay, group]
         found, s = self.declared + own, self.strengths[strength]
         for row in range(len(own)):
@@ -85,7 +85,11 @@ class Loop:
             for other in range(self.R):
                 if other != group:
                     told += at_most(self.counts[decay, other, row], s)
-            found[row] += at_most(told, s)
+            found[row] += at_most(np.maximum(told, 0), s)
+        return found
+
+    def transition(self, decay: int, strength: int, group: int) -> np.ndarray:
+        found = self.concentration(decay, strength, group)
         return found / found.sum(1, keepdims=True)
 
     def weights(self, which: int, group: int) -> np.ndarray:
@@ -98,11 +102,27 @@ class Loop:
         return mine / mine.sum()
 
     def average(self, group: int) -> np.ndarray:
+        return self.averaged(self.transition, group)
+
+    def averaged(self, member: Any, group: int) -> np.ndarray:
         w, v = self.weights(0, group), self.weights(1, group)
-        return sum(w[j] * v[s] * self.transition(j, s, group) for j in range(len(w)) for s in range(len(v)))  # type: ignore[return-value]
+        return sum(w[j] * v[s] * member(j, s, group) for j in range(len(w)) for s in range(len(v)))  # type: ignore[return-value]
+
+    def told(self, expected: list[np.ndarray], group: int) -> np.ndarray:
+        """What looks tell of transitions out of each state, by the formula that `PooledTransitions` states."""
+        moves = self.average(group)
+        before = self.averaged(lambda *member: self.concentration(*member).sum(1), group)
+        found = np.zeros_like(moves)
+        for state, p in enumerate(moves):
+            x = np.array([each[state] for each in expected]).reshape(-1, len(p))
+            d = x - x.sum(1, keepdims=True) * p
+            seen = (2 * (d @ p).sum() + (d**2).sum()) / max(1 - p @ p, 1e-300)
+            seen = min(max(seen, 0.0), x.sum())
+            found[state] = seen * p + d.sum(0) * (before[state] + seen) / (before[state] + x.sum())
+        return found
 
     def step(self, index: list[int], successes: list[int], elapsed: float) -> None:
-        after, counted = self.belief.copy(), np.zeros_like(self.counts[0])
+        after, expected = self.belief.copy(), [[] for _ in range(self.R)]  # type: ignore[var-annotated]
         learned = [np.zeros_like(each) for each in self.evidence]
         for prompt, won in zip(index, successes, strict=True):
             group = self.groups[prompt]
@@ -110,7 +130,7 @@ class Loop:
             likelihood, before = event[0].exp().numpy(), self.posterior[prompt]
             joint = before[:, None] * self.average(group) * likelihood
             if self.moved and joint.sum() > 0:
-                counted[group] += joint / joint.sum()
+                expected[group].append(joint / joint.sum())
                 w, v = self.weights(0, group), self.weights(1, group)
                 chance = np.array(
                     [[before @ self.transition(j, s, group) @ likelihood for s in range(len(v))] for j in range(len(w))]
@@ -121,12 +141,13 @@ class Loop:
             if seen.sum() > 0:
                 self.log_evidence += math.log(seen.sum())
             after[prompt] = seen / seen.sum() if seen.sum() > 0 else likelihood / likelihood.sum()
+        counted = np.stack([self.told(each, group) for group, each in enumerate(expected)])
         for which, bank in enumerate(self.banks):
             if bank is not None:
                 self.evidence[which] = bank.memory**elapsed * self.evidence[which] + learned[which]
                 self.evidence[which] -= self.evidence[which].max(1, keepdims=True)
         kept = np.array(self.decays)[:, None, None, None] ** elapsed
-        self.counts = kept * self.counts + counted
+        self.counts = np.maximum(kept * self.counts + counted, self.declared / 100 - self.declared)
         self.posterior, self.moved = after, True
         self.belief = np.stack([after[i] @ self.average(g) for i, g in enumerate(self.groups)])
 
@@ -193,11 +214,16 @@ def test_no_strength_leaves_groups_alone_and_infinity_makes_one_pool(prior: str)
         own = fed(pool, steps, prompts=len(rows))
         torch.testing.assert_close(alone.belief[rows], own.belief, rtol=0, atol=1e-12)
         torch.testing.assert_close(alone.concentration[rows], own.concentration, rtol=0, atol=1e-12)
-    together = fed(pool, history(4))
-    torch.testing.assert_close(grouped(math.inf).belief, together.belief, rtol=0, atol=1e-12)
-    torch.testing.assert_close(grouped(math.inf).concentration, together.concentration, rtol=0, atol=1e-12)
-    # Shares s / (s + n) of at most 80 transitions: within n / s of 1; with a small s at most s transitions are left.
-    torch.testing.assert_close(grouped(1e12).belief, together.belief, rtol=0, atol=1e-9)
+    # Every state is seen: else a group's step goes by its own looks, and the pool's by everybody's.
+    steps = [(list(range(N)), (won * N)[:N], t) for _, won, t in history(4) if won]
+    together, infinite = (
+        fed(pool, steps),
+        fed(bp.SolvingProgress(PRIORS[prior], pooling="group", strength=math.inf), steps, GROUPS),
+    )
+    torch.testing.assert_close(infinite.belief, together.belief, rtol=0, atol=1e-12)
+    torch.testing.assert_close(infinite.concentration, together.concentration, rtol=0, atol=1e-12)
+    # Shares s / (s + n) of at most 200 transitions: within n / s of 1; with a small s at most s transitions are left.
+    torch.testing.assert_close(grouped(1e12).belief, grouped(math.inf).belief, rtol=0, atol=1e-9)
     torch.testing.assert_close(grouped(1e-12).belief, alone.belief, rtol=0, atol=1e-9)
 
 
