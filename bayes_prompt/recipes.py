@@ -233,9 +233,10 @@ def best(
     texts, embeddings: one of the two or neither: N strings, embedded by `embedder` (default: WordLlama where it is
     installed) with surface features beside, or (N, D) numbers. cache, progress: of `embedding.embed`, for long jobs.
     groups: N labels, such as the data set or the task of each prompt.
-    num_steps: of the whole run, if it is known. What there is no time to use is not looked for then: in a run of 50
-    steps or less the search for new prompts takes 11% of it, and in the last steps what is best now is picked. A run
-    may be resumed with another number.
+    num_steps: of the whole run, if it is known: batches that the posterior learns from, from its first one on. (In TRL
+    these are generation batches, of which there are fewer than `max_steps` where each serves several of these.) What
+    there is no time to use is not looked for then: in a run of 50 steps or less the search for new prompts takes 11% of
+    it, and in the last steps what is best now is picked. A run may be resumed with another number.
 
     Raises ValueError where texts and embeddings are both given, or are not of num_prompts prompts.
     """

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bayes_prompt as bp
+from bayes_prompt.posteriors import checks
 from bayes_prompt.recipes import _as_rollouts
 from bayes_prompt.replays.methods import known
 
@@ -63,6 +64,14 @@ def test_where_none_is_known_nothing_changes() -> None:
     told, plain = made("best", prior_rates=[None] * 8), made("best")
     assert torch.equal(told.posterior.informative_probability(8), plain.posterior.informative_probability(8))
     assert torch.equal(told.select(), plain.select())
+
+
+def test_what_is_missing_may_be_said_in_many_ways() -> None:
+    masked = np.ma.masked_array([0.25, 9.0, 1.0], mask=[False, True, False])
+    given = ([0.25, None, 1.0], [0.25, float("nan"), 1], masked, torch.tensor([0.25, torch.nan, 1.0]).to_sparse())
+    for rates in given:
+        found = checks.rates("prior_rates", rates, 3)
+        torch.testing.assert_close(found, torch.tensor([0.25, torch.nan, 1.0]).double(), equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class LookIndex(Acquisition):
     trials: the coming group size; None takes that of the last observation (8 before there was one).
     new: the horizon of prompts of which there is no record (`Posterior.unseen`), at least 0; None: the same. What was
         lost before may be lost again soon, so that a first look that pays is of use for longer than a second one.
-    num_steps: of the whole run, at least 1, where it is known: no look is of use for longer than the run lasts. In and
-        after the last step what is best now is picked.
+    num_steps: of the whole run, at least 1, where it is known: calls of `advance` from the posterior's first on. No
+        look is of use for longer than the run lasts; in and after the last step what is best now is picked.
     """
 
     horizon: float = 30.0
@@ -90,8 +90,8 @@ class Survey(OfBatch):
 
     acquisition: whose scores count. batches: of new prompts (`Posterior.unseen`), at least 0; of half a batch, half are
     new. familiar: whether those that `warm_start` alone told of are new too, so that what another model was like is
-    seen of this one. num_steps: of the whole run, at least 1, where it is known: the survey then takes no more than
-    11% of it, for what a survey costs a short run it has no time to return.
+    seen of this one. num_steps: of the whole run, at least 1, where it is known: the survey then takes 11% of it at
+    most, rounded to a place, for what a survey costs a short run it has no time to return.
     """
 
     keeps_places: ClassVar[bool] = True
@@ -225,17 +225,19 @@ class RevisitFloor(OfBatch):
         kept = max(1, round(self.share * batch.size)) if self.share else 0
         places = kept - len(batch.mates)  # the first of a batch are those
         absent = posterior.step - posterior.last_observed
-        overdue = batch.among(_not_waiting(absent >= self.absence, posterior))
+        overdue = batch.among(_not_waiting((absent >= self.absence) & (scores > -torch.inf), posterior))
         if places <= 0 or posterior.step < self.absence or not bool(overdue.any()):
             return scores, shortlist
         scores, due = scores.clone(), torch.where(overdue, absent, -1).double()
         # Of those absent for as long, the better ones.
-        span = (scores.amax() - scores.amin()).double()
-        due += torch.where(due >= 0, (scores - scores.amin()).double() / (2 * span.clamp(min=1e-12)), 0)
+        low, high = _range(scores)
+        better = ((scores.double() - low) / (2 * (high - low).clamp(min=1e-300))).clamp(0, 0.5)
+        due += torch.where(due >= 0, better, 0)
         first = due.topk(min(places, len(due)))
         rows = first.indices[first.values >= 0]
-        top = scores.amax() + 1
-        scores[rows] = top + torch.arange(len(rows), 0, -1, dtype=scores.dtype, device=scores.device)
+        apart = torch.maximum(high - low, high.abs()).clamp(min=1e-30)  # more than is lost in rounding
+        above = high + apart * torch.arange(len(rows), 0, -1, dtype=torch.float64, device=scores.device)
+        scores[rows] = above.to(scores.dtype)
         return scores, None
 
 
@@ -276,11 +278,20 @@ def _other(acquisition: Acquisition) -> None:
         raise TypeError(f"acquisition must be an Acquisition that does not choose by itself; got {got}")
 
 
+def _range(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest finite score, () float64; both 0 where there is none."""
+    finite, numbers = scores.isfinite(), scores.double()
+    low, high = numbers.where(finite, torch.inf).amin(), numbers.where(finite, -torch.inf).amax()
+    return low.where(finite.any(), 0.0), high.where(finite.any(), 0.0)
+
+
 def _lifted(scores: Tensor, wish: Tensor, places: int, limited: bool) -> tuple[Tensor, None]:
     """Scores (N,) of which those with the largest finite wishes (N,) lie above all others: `places` of them, or all."""
     wanted = wish > -torch.inf
     if limited:
         rows = wish.topk(min(places, len(wish))).indices
         wanted = wanted & torch.zeros_like(wanted).index_fill(0, rows, True)
-    span = scores.amax() - scores.amin() + 1
-    return torch.where(wanted, scores + span, scores), None
+    low, high = _range(scores)
+    # Not much more than the range, beside which the order of what is lifted would be lost in rounding.
+    span = torch.where(high > low, 1.5 * (high - low), torch.maximum(high.abs(), torch.ones_like(high)))
+    return torch.where(wanted, (scores.double() + span).to(scores.dtype), scores), None

@@ -30,12 +30,17 @@ class Acquisition(ABC):
             signature = inspect.signature(cls.ranking)
         except (TypeError, ValueError):  # a property, say: whoever calls it will tell
             return
-        told = list(signature.parameters.values())
-        older = any(each.name in ("allowed", "mates") or each.annotation in (int, "int") for each in told[4:])
+        bound = isinstance(inspect.getattr_static(cls, "ranking"), staticmethod | classmethod)
+        told = 4 if bound else 5  # batch comes last
         try:
-            signature.bind(*[None] * (4 if isinstance(inspect.getattr_static(cls, "ranking"), staticmethod) else 5))
+            signature.bind(*[None] * told)
         except TypeError:
             older = True
+        else:
+            last = list(signature.parameters.values())[told - 1 :]
+            older = any(each.name in ("allowed", "mates") for each in last) or (
+                bool(last) and last[0].kind < inspect.Parameter.VAR_POSITIONAL and last[0].annotation in (int, "int")
+            )
         if older:
             raise TypeError(
                 f"{cls.__qualname__}.ranking must take (self, posterior, seed, step, batch), of which batch is a "

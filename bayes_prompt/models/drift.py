@@ -333,7 +333,7 @@ def check_transition(moves: Tensor, states: int, elapsed: float, drifts: tuple[i
         got = moves.dtype if isinstance(moves, Tensor) else type(moves).__name__
         raise TypeError(f"transition must give float64; a drift's gave {got}")
     if moves.shape != (*drifts, states, states):
-        raise ValueError(f"transition must give shape ({states}, {states}); a drift's gave {tuple(moves.shape[-2:])}")
+        raise ValueError(f"transition must give shape {(*drifts, states, states)}; a drift's gave {tuple(moves.shape)}")
     off = (moves.sum(-1) - 1).abs()
     if not bool((moves >= 0).all() & (off <= 1e-6).all()):
         raise ValueError(

@@ -300,10 +300,14 @@ def embeddings(name: str, values: Tensor | np.ndarray, num_prompts: int | None =
     return tensor
 
 
+def _missing(value: Any) -> bool:
+    return value is None or value is np.ma.masked or type(value).__name__ == "NAType"
+
+
 def rates(name: str, values: Sequence[float | None] | Tensor | np.ndarray, size: int) -> Tensor:
-    """Success rates (N,) float64 on the host, NaN where there is none; Nones of a sequence are such."""
+    """Success rates (N,) float64 on the host, NaN where there is none: None, masked, or pandas' NA in a sequence."""
     if isinstance(values, Tensor):
-        found = values.detach().cpu()
+        found = values.detach().cpu().to_dense()
     else:
         unordered = isinstance(values, str | bytes | bytearray | Mapping | Set)
         if unordered or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
@@ -311,7 +315,7 @@ def rates(name: str, values: Sequence[float | None] | Tensor | np.ndarray, size:
         if any(isinstance(value, bool | np.bool_) for value in values):
             raise TypeError(f"{name} must be numbers, or None where there is none; got True or False")
         try:
-            found = torch.from_numpy(np.array([np.nan if value is None else value for value in values]))
+            found = torch.from_numpy(np.array([np.nan if _missing(value) else value for value in values]))
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be numbers, or None where there is none; got {values!r:.60}") from None
     if found.dtype == torch.bool or found.is_complex():

@@ -48,6 +48,13 @@ def test_a_ranking_that_takes_something_else_is_refused_when_it_is_written() -> 
             def ranking(self, posterior: Any) -> Any:  # type: ignore[override]
                 return None
 
+    with pytest.raises(TypeError, match=r"ranking must take .* it takes .*allowed"):
+
+        class Detached(acq.OfBatch):
+            @staticmethod
+            def ranking(posterior: Any, seed: Any, step: Any, allowed: Any) -> Any:  # type: ignore[override]
+                return None
+
 
 def test_a_ranking_may_call_its_arguments_as_it_likes() -> None:
     class Own(acq.OfBatch):
@@ -67,7 +74,16 @@ def test_a_ranking_may_call_its_arguments_as_it_likes() -> None:
         def ranking(this, posterior: Any, seed: int, step: int, batch: acq.Batch) -> Any:  # type: ignore[override]
             return Own().ranking(posterior, seed, step, batch)
 
-    for made in (Own(), Passing(), Detached(), Renamed()):
+    class OfTheClass(acq.OfBatch):
+        @classmethod
+        def ranking(cls, posterior: Any, seed: int, step: int, batch: acq.Batch) -> Any:  # type: ignore[override]
+            return Own().ranking(posterior, seed, step, batch)
+
+    class Deep(acq.OfBatch):
+        def ranking(self, posterior: Any, seed: int, step: int, batch: acq.Batch, *, depth: int = 3) -> Any:  # type: ignore[override]
+            return Own().ranking(posterior, seed, step, batch)
+
+    for made in (Own(), Passing(), Detached(), Renamed(), OfTheClass(), Deep()):
         assert len(bp.PromptSelector(posterior(), made, 4).select()) == 4
 
 

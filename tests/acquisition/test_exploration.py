@@ -250,6 +250,24 @@ def test_the_other_scores_are_those_of_the_batch_after_a_survey() -> None:
     assert not torch.equal(acq.Survey(inner, batches=1.6).ranking(posterior, 0, 0, acq.Batch(20))[0], wanted)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 1e9, 1e30])
+@pytest.mark.parametrize("never", [False, True])
+def test_lifted_scores_keep_their_order_whatever_their_size(scale: float, never: bool) -> None:
+    """200 prompts, of which the worst is never to be picked; a score of -inf among them changes nothing."""
+    values = [scale * float(row) for row in range(200)]
+    if never:
+        values[0] = -math.inf
+    posterior, told = bp.SuccessRate().posterior(200), Told(tuple(values))
+    posterior.update(range(150, 200), [1] * 50, 8)
+    surveyed = acq.Survey(told, batches=9.0).ranking(posterior, 0, 0, acq.Batch(20))[0]
+    assert surveyed.argsort(descending=True).tolist()[:150] == [*range(149, 0, -1), 199 if never else 0]
+    for _ in range(4):
+        posterior.update(range(190, 200), [1] * 10, 8)
+    guarded = acq.RevisitFloor(told, absence=4, share=0.25).ranking(posterior, 0, 0, acq.Batch(20))[0]
+    # Those never observed have been absent for longest, the best of them first.
+    assert guarded.argsort(descending=True).tolist()[:10] == [149, 148, 147, 146, 145, 199, 198, 197, 196, 195]
+
+
 def test_no_look_is_of_use_for_longer_than_the_run() -> None:
     posterior = bp.SuccessRate(drift=bp.LogitRandomWalk(0.3), grid=9).posterior(20)
     index = acq.LookIndex(5.0, new=9.0, num_steps=12)
