@@ -153,6 +153,7 @@ def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None
     inputs: files that are read, by the argument that names them, which must be others, also by way of links.
     """
     from bayes_prompt.files import writable_file
+    from bayes_prompt.history_files import SUFFIXES
 
     if not file:
         raise ValueError(f"argument {argument}: the name is empty")
@@ -167,7 +168,7 @@ def writable(file: str, argument: str, inputs: Mapping[str, str | None]) -> None
     for name, read in inputs.items():
         if read and os.path.exists(read) and os.path.exists(file) and os.path.samefile(read, file):
             raise ValueError(f"argument {argument}: {file!r} is what {name} is read from; write somewhere else")
-    if Path(file).suffix.lower() in (".parquet", ".jsonl"):
+    if Path(file).suffix.lower() in SUFFIXES:
         raise ValueError(f"argument {argument}: {file!r} is named like a table, and JSON is written; end it in .json")
     writable_file(file, f"argument {argument}: {file!r}")
 

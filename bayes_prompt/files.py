@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +21,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _DAY = 86400.0
+_TRIES = 100
+_WRITING = ".writing-"
 
 
 def writable_folder(path: str | os.PathLike[str], name: str = "out") -> Path:
@@ -72,36 +76,66 @@ def whole(path: Path) -> Iterator[Path]:
         scratch.replace(path)
 
 
+@dataclass
+class Spare:
+    """A file as it was, under another name. kept: whether it stays there."""
+
+    path: Path
+    name: Path
+    kept: bool = False
+
+    def remove(self) -> None:
+        """Remove the other name, unless it is kept."""
+        if not self.kept:
+            self.name.unlink(missing_ok=True)
+
+    def put_back(self) -> None:
+        """Rename it back. Where that fails, OSError says under which name it is kept, and the caller sees to it."""
+        try:
+            self.name.replace(self.path)
+        except OSError as error:
+            self.kept = True
+            name = self.name.with_name(self.name.name.removeprefix(_WRITING))  # not a name of what killed writers left
+            with suppress(OSError):
+                os.rename(self.name, name)
+                self.name = name
+            reason = f"{error.strerror or error}; the file as it was is {str(self.name)!r}, and is not put back"
+            raise OSError(error.errno, reason, str(self.path)) from error
+
+
 @contextmanager
-def spare(path: Path) -> Iterator[Path]:
-    """Another name of a file, gone when the block ends, to rename it back from after `whole` took its place.
+def spare(path: Path) -> Iterator[Spare]:
+    """Another name of a file, gone when the block ends, to put it back from after `whole` took its place.
 
     It takes no room, except where the system has no second names: there it is a copy.
     """
     with ExitStack() as stack:
         _lock(stack.enter_context(open(path, "r+b")))
-        name = _beside(path)
-        stack.callback(name.unlink, missing_ok=True)
+        old = Spare(path, _beside(path))
+        stack.callback(old.remove)
         try:
-            os.link(path, name)
+            os.link(path, old.name)
         except OSError:
-            name = stack.enter_context(_scratch(path))
-            shutil.copy(path, name)
-            sync(name)
-        yield name
+            old.name = Path(stack.enter_context(closing(_created(path))).name)
+            shutil.copy(path, old.name)
+            sync(old.name)
+        yield old
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what `whole` and `spare` of this file left behind in processes that were killed.
 
     A living process holds a lock of what it writes. Not every network tells other machines of locks: what comes from
-    another one goes if nobody has written to it for a day. Where the system has no locks, all of it stays.
+    another one goes if nobody has written to it for a day, and so does what earlier versions left, which took no
+    locks. Where the system has no locks, all of it stays.
     """
+    anywhere, here = _start(path), _start(path, here=True)
+    earlier = re.compile(re.escape(_WRITING) + r"\d+-(\d+-)?" + re.escape(path.name))
     with suppress(OSError):
         for name in os.listdir(path.parent):
-            if name.startswith(_start(path)):
+            if name.startswith(anywhere) or earlier.fullmatch(name):
                 with suppress(OSError), open(path.with_name(name), "r+b") as file:  # locks over a network want "+"
-                    ours = name.startswith(_start(path, here=True))
+                    ours = name.startswith(here)
                     if (ours or time.time() - os.fstat(file.fileno()).st_mtime > _DAY) and _lock(file):
                         path.with_name(name).unlink()
 
@@ -137,7 +171,7 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 def _created(path: Path) -> IO[bytes]:
     """A new file beside `path`, locked; closed where nobody has locks, for there no open file is renamed (Windows)."""
-    while True:
+    for _ in range(_TRIES):
         file = _beside(path).open("x+b")
         if fcntl is None:
             file.close()
@@ -145,6 +179,8 @@ def _created(path: Path) -> IO[bytes]:
         if _lock(file) is not False and os.path.exists(file.name):
             return file
         file.close()  # `remove_leftovers` of another process came between
+        Path(file.name).unlink(missing_ok=True)
+    raise OSError(f"a new file beside {str(path)!r} could not be locked {_TRIES} times: others always had the lock")
 
 
 def _lock(file: IO[bytes]) -> bool | None:
@@ -169,4 +205,4 @@ def _beside(path: Path) -> Path:
 def _start(path: Path, here: bool = False) -> str:
     """How such names of this file begin; here: those given on this machine."""
     of, host = (hashlib.sha256(os.fsencode(each)).hexdigest() for each in (path.name, platform.node()))
-    return f".writing-{of[:16]}-" + (f"{host[:8]}-" if here else "")
+    return f"{_WRITING}{of[:16]}-" + (f"{host[:8]}-" if here else "")

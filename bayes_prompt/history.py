@@ -162,7 +162,7 @@ class History:
 
         Raises:
             ValueError: the ending of the name, a missing column, a record out of range, a line that is no JSON object,
-                a prompt that `ids` lacks.
+                a prompt that `ids` lacks, or more than 2**30 cells where num_steps is not given.
             TypeError: a column does not hold integers, or prompts are integers and strings.
             ImportError: Parquet without pyarrow.
         """
@@ -182,7 +182,8 @@ class History:
 
         Raises:
             ValueError: a column is missing, has gaps, or holds what `from_records` refuses; the message
-                names the column. Or the file's own note of N and T cannot be read.
+                names the column. Or the file's own note of N and T cannot be read, or says more than 2**30 cells and
+                num_steps is not given.
             TypeError: a column does not hold integers.
             ImportError: pyarrow is not installed.
         """
@@ -221,12 +222,13 @@ class History:
         """A history of the records, whose prompts are rows by now; sizes of None are those that the file notes."""
         prompt, step, successes, trials = table.columns
         records: dict[str, ArrayLike] = {name: table.columns[name] for name in (step, prompt, successes, trials)}
+        noted = num_steps is None
         num_prompts = table.notes.get("num_prompts") if num_prompts is None else num_prompts
         num_steps = table.notes.get("num_steps") if num_steps is None else num_steps
         if num_steps is None and not len(table.columns[step]):
             raise ValueError("the history has no records")
         plain = names is None or names == tuple(range(len(names)))
-        successes_, trials_ = tables_of(records, num_prompts, num_steps, least_trials=0)
+        successes_, trials_ = tables_of(records, num_prompts, num_steps, least_trials=0, noted=noted)
         elapsed = None
         if table.elapsed is not None:
             elapsed = times_of(step, torch.from_numpy(table.columns[step].astype(np.int64)), table.elapsed, trials_)

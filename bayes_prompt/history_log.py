@@ -12,9 +12,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bayes_prompt.files import remove_leftovers, spare, sync_folder, whole
+from bayes_prompt.files import remove_leftovers, spare, sync, sync_folder, whole
 
 logger = logging.getLogger(__name__)
+_TAIL = 4096  # bytes at the end of the file that are known
 _BEGIN = b'{"prompt_id": '  # of every line
 
 
@@ -29,7 +30,9 @@ class StepLog:
     - Lines that others replace, or that are dropped, stay where they are until those are on the disk: a copy of what
       stays gets the new lines, is synced, and renamed. The file as it was is kept under another name meanwhile, and
       renamed back where a step is refused. Neither way back needs room on the disk.
-    - Where somebody else has changed the length or the end of the file, nothing is written.
+    - Where somebody else has changed the length or the end of the file, nothing is written, nor taken back; and what
+      is there after a write must be what was written. Two that write at the same instant are found out in this way, and
+      not kept apart.
 
     So the file is at every instant some whole steps, and after them at most a part of one that was never reported as
     written. What a checkpoint covers was written before it, and lines of later steps go when the first of them is
@@ -41,22 +44,23 @@ class StepLog:
 
     Raises:
         ValueError: a line is none of ours, or steps do not ascend; the file is as it was.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or somebody else is writing to it.
     """
 
     def __init__(self, path: Path, step_of: Callable[[Any], int]) -> None:
         self.path = path.resolve()  # a trainer may change its folder, and a link stays one
-        self._steps: list[int] = []
-        self._starts: list[int] = []  # where each of the steps begins
-        self._end, unfinished = 0, False
-        if self.path.exists():
-            self._steps, self._starts, self._end, unfinished = scan(self.path, step_of)
-        else:
+        if not self.path.exists():
             self.path.touch()
+        self._left_as = self._mark()
+        self._steps, self._starts, self._end, unfinished = scan(self.path, step_of)
         sync_folder(self.path.parent)  # its name may be as new as the file
         remove_leftovers(self.path)
-        self._put(self._end, b"\n" if unfinished else b"")
-        self._left_as = self._mark()
+        self.check_owned()  # what looks torn may be a line that somebody is writing
+        if unfinished or self._end < self._left_as[0]:
+            self._put(self._end, b"\n" if unfinished else b"")
+            self.check_owned()
+        else:
+            sync(self.path)
 
     @property
     def last_step(self) -> int | None:
@@ -72,60 +76,91 @@ class StepLog:
         Where it fails, the file is as it was; and where it cannot be written, OSError. Should the disk refuse the way
         back too, what then stands in place of `step` and later ones goes with the next write.
 
+        Where somebody else has changed it meanwhile, it stays as that one left it, and OSError says so.
+
         more: what was there stays. stays: whether the lines stay although the block failed, by an interrupt, say, that
         came when all was done.
         """
-        self._check_owned()
-        place = len(self._steps) if more else bisect_left(self._steps, step)
-        start = self._starts[place] if place < len(self._starts) else self._end
-        steps, starts, end = self._steps[place:], self._starts[place:], self._end
+        self.check_owned()
+        place, start = self._from(step, more)
+        steps, starts, end, left_as = self._steps[place:], self._starts[place:], self._end, self._left_as
         if steps:
             logger.warning("%s: steps %d to %d are recorded anew", self.path, steps[0], steps[-1])
         with spare(self.path) if start < end else nullcontext() as old:
+            put = False
             try:
                 self._put(start, lines)
+                put = True
                 del self._steps[place:], self._starts[place:]
                 if lines and step not in self._steps[-1:]:
                     self._steps.append(step)
                     self._starts.append(start)
-                self._left_as = self._mark()
+                self.check_owned()
                 yield
             except BaseException:
                 if stays():
                     raise
                 del self._steps[place:], self._starts[place:]
                 self._end = start
+                if put:
+                    self.check_owned()
                 try:
                     if old is None:
                         _end_with(self.path, start, b"")
                     else:
-                        old.replace(self.path)
+                        old.put_back()
                         sync_folder(self.path.parent)
-                    self._steps[place:], self._starts[place:], self._end = steps, starts, end
                 finally:
-                    self._left_as = self._mark()
+                    found = self._mark()
+                    if found == left_as or found[0] == end < left_as[0]:  # without what a failed way back left there
+                        self._steps[place:], self._starts[place:], self._end = steps, starts, end
+                    if found[0] >= start:  # else somebody else cut it
+                        self._left_as = found
                 raise
 
-    def _mark(self) -> tuple[int, bytes]:
-        """How long the file is, and how it ends."""
-        with open(self.path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            return size, file.read()
+    def cut(self, step: int) -> None:
+        """Drop the lines of this step and of later ones, which needs no room. OSError where that fails."""
+        self.check_owned()
+        place, start = self._from(step)
+        if place < len(self._steps):
+            logger.warning("%s: steps %d to %d are dropped", self.path, self._steps[place], self._steps[-1])
+        try:
+            _end_with(self.path, start, b"")
+        finally:
+            found = self._mark()
+            if found[0] == start:
+                del self._steps[place:], self._starts[place:]
+                self._end, self._left_as = start, found
+        self.check_owned()
 
-    def _check_owned(self) -> None:
+    def check_owned(self) -> None:
         """OSError where the file is not as this log left it: whoever else writes there would be written over."""
         found = self._mark()
         if found != self._left_as:
             size, expected = found[0], self._left_as[0]
             differs = "ends otherwise than" if size == expected else f"has {size} bytes, not {expected} as"
             raise OSError(
-                f"{str(self.path)!r} {differs} when it was last written here; somebody else changed it, a run that "
+                f"{str(self.path)!r} {differs} when it was last seen here; somebody else changed it, a run that "
                 "goes on beside this one, say"
             )
 
+    def _from(self, step: int, more: bool = False) -> tuple[int, int]:
+        """How many steps come before this one, and where the lines of others begin; more: it has some, which stay."""
+        place = len(self._steps) if more else bisect_left(self._steps, step)
+        return place, self._starts[place] if place < len(self._starts) else self._end
+
+    def _mark(self) -> tuple[int, bytes]:
+        """How long the file is, and how it ends."""
+        with open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            return size, file.read()
+
     def _put(self, start: int, lines: bytes) -> None:
-        """Make the file its first `start` bytes and these lines; failing may leave a part of them behind its end."""
+        """Make the file its first `start` bytes and these lines; failing may leave a part of them behind its end.
+
+        What it then is remains to be checked: somebody else may have changed it while it reached the disk.
+        """
         if start < self._end:
             with whole(self.path) as scratch:
                 _copy(self.path, scratch, start)
@@ -133,7 +168,9 @@ class StepLog:
             sync_folder(self.path.parent)
         else:
             _end_with(self.path, start, lines)
-        self._end = start + len(lines)
+        self._end, last = start + len(lines), lines[-_TAIL:]
+        _, tail = self._mark()
+        self._left_as = self._end, tail if tail.endswith(last) else last
 
 
 def scan(path: Path, step_of: Callable[[Any], int], told: Path | None = None) -> tuple[list[int], list[int], int, bool]:
@@ -194,8 +231,11 @@ def _copy(path: Path, target: Path, size: int) -> None:
 
 
 def _end_with(path: Path, start: int, lines: bytes) -> None:
-    """Put these lines behind the first `start` bytes of a file, on the disk."""
+    """Put these lines behind the first `start` bytes of a file, on the disk. OSError where it is shorter than that."""
     with open(path, "r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < start:
+            raise OSError(f"{str(path)!r} has {size} bytes, not {start} or more; somebody else changed it")
         file.truncate(start)
         file.seek(start)
         _write(file, lines)

@@ -12,18 +12,23 @@ _MOST_CELLS = 2**30
 
 
 def tables_of(
-    records: dict[str, ArrayLike], num_prompts: int | None, num_steps: int | None, least_trials: int = 1
+    records: dict[str, ArrayLike],
+    num_prompts: int | None,
+    num_steps: int | None,
+    least_trials: int = 1,
+    noted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Successes and trials (T, N) of the records, whose columns (R,) come in the order step, prompt, successes, trials.
 
-    Their names are those that errors call them by. A size of None: up to the last that occurs.
+    Their names are those that errors call them by. A size of None: up to the last that occurs. noted: nobody asked for
+    these sizes, a file says so.
     """
     columns = {name: integers(name, values) for name, values in records.items()}
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{', '.join(columns)} must have the same number of records; got {counts}")
     (of_step, step), (of_prompt, prompt), (of_successes, successes), (of_trials, trials) = columns.items()
-    guessed = num_steps is None or num_prompts is None
+    guessed = noted or num_steps is None or num_prompts is None
     num_steps = size("num_steps", _reach(step) if num_steps is None else num_steps)
     num_prompts = size("num_prompts", _reach(prompt) if num_prompts is None else num_prompts)
     if guessed and num_steps * num_prompts > _MOST_CELLS:

@@ -88,6 +88,7 @@ class Recorder:
         self._open_elapsed = 1.0  # its
         self._log = StepLog(self.lines, self._prompts.step_of)
         self._closed, self._table_due = False, parquet
+        self._had_steps = self.last_step is not None
         self._process = os.getpid()
         if selector is not None:
             self._posterior = selector.posterior
@@ -147,16 +148,24 @@ class Recorder:
             self._open_step, self._open_elapsed, self._prompts.kind = step, elapsed, kind
 
     def rewind(self, step: int) -> None:
-        """Drop what was recorded of this step and of later ones, for training goes on from there again."""
+        """Drop what was recorded of this step and of later ones, for training goes on from there again.
+
+        It needs no room on the disk. Raises ValueError where the recorder is closed, OSError where the file cannot be
+        written.
+        """
         step = checks.integer("step", step, 0, 2**63 - 1)
-        with self._lock, self._opened().written(step, b""):
+        with self._lock:
+            self._opened().cut(step)
             self._open_step = None
 
     def close(self) -> None:
         """Stop recording; for a name that ends in .parquet, make that file. Once is enough, more does no harm.
 
-        It is made in pieces, in little memory (see `history_copies`). Raises OSError where it cannot be written,
-        ValueError where the lines are no longer those that were recorded; they are there then, and nothing more is
+        It is made in pieces, in little memory (see `history_copies`). Without any step there is none, and one that was
+        made of steps that have all been dropped since is removed.
+
+        Raises OSError where the file cannot be written, or somebody else has changed the lines; ValueError where these
+        are otherwise no longer those that were recorded. They stay, and so does an earlier file; nothing more is
         recorded. It may be tried again.
         """
         with self._lock:
@@ -164,10 +173,14 @@ class Recorder:
             if self._posterior is not None:
                 del self._posterior.advance
                 self._posterior = None
-            if self._table_due and self.last_step is not None:
-                with whole(self.path) as scratch:
-                    history_copies.write_parquet(self.lines, scratch, self._names, self._num_prompts)
-                    sync(scratch)
+            if self._table_due:
+                self._log.check_owned()
+                if self.last_step is not None:
+                    with whole(self.path) as scratch:
+                        history_copies.write_parquet(self.lines, scratch, self._names, self._num_prompts)
+                        sync(scratch)
+                elif self._had_steps:
+                    self.path.unlink(missing_ok=True)
             self._table_due = False
 
     def history(self) -> History:

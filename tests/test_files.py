@@ -86,6 +86,50 @@ def test_what_comes_from_another_machine_stays_for_a_day(tmp_path: Path, monkeyp
     assert not left.exists()
 
 
+@needs_locks
+def test_what_writers_of_earlier_versions_left_goes_after_a_day(tmp_path: Path) -> None:
+    """They did not lock what they wrote."""
+    path, other = tmp_path / "a.json", ".writing-12-140735-b.json"
+    named = [".writing-12-140735-a.json", ".writing-12-a.json"]
+    for name in (*named, other, ".writing-x-3-a.json"):
+        (tmp_path / name).write_text("half of")
+    remove_leftovers(path)
+    assert len(names(tmp_path)) == 4
+    for file in tmp_path.iterdir():
+        os.utime(file, times=(time.time() - 90_000,) * 2)
+    remove_leftovers(path)
+    assert names(tmp_path) == [other, ".writing-x-3-a.json"]
+
+
+def test_names_are_hashed_once_whatever_lies_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed, sha256 = [], files.hashlib.sha256
+    monkeypatch.setattr(files.hashlib, "sha256", lambda data: hashed.append(data) or sha256(data))
+    counted = []
+    for _ in range(2):
+        remove_leftovers(tmp_path / "a.json")
+        counted.append(len(hashed))
+        hashed.clear()
+        for row in range(50):
+            (tmp_path / f"{row}.json").touch()
+    assert counted[0] == counted[1]
+
+
+@needs_locks
+def test_a_system_that_refuses_every_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def refuse(file: Any) -> bool:
+        tried.append(file.name)
+        if len(tried) > 1000:
+            pytest.fail("without end")
+        return False
+
+    monkeypatch.setattr(files, "_lock", refuse)
+    with pytest.raises(OSError, match="could not be locked"), whole(tmp_path / "a.json"):
+        pytest.fail("it is not locked")
+    assert len(tried) > 1 and names(tmp_path) == []
+
+
 @pytest.mark.parametrize("locks", ["none", "refused"])
 def test_where_nobody_knows_of_locks_all_of_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
@@ -105,7 +149,7 @@ def test_where_nobody_knows_of_locks_all_of_it_stays(
         scratch.write_text("new")
     with spare(path) as old, whole(path) as scratch:
         scratch.write_text("newer")
-        assert old.read_text() == "new"
+        assert old.name.read_text() == "new"
     assert path.read_text() == "newer" and names(tmp_path) == sorted(["a.json", left.name])
 
 
@@ -169,11 +213,11 @@ def test_a_spare_puts_the_file_back_without_any_room(tmp_path: Path, monkeypatch
             if not links:
                 patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
             with spare(path) as old:
-                assert os.path.samefile(old, path) == links
+                assert os.path.samefile(old.name, path) == links
                 with whole(path) as scratch:
                     scratch.write_text("new")
                 assert path.read_text() == "new"
-                old.replace(path)
+                old.put_back()
         assert path.read_text() == "old" and names(tmp_path) == ["a.json"]
 
 

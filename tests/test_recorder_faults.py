@@ -25,7 +25,7 @@ def test_a_file_that_somebody_else_writes_to_is_left_alone(tmp_path: Path) -> No
     second.record(1, [1], [5], 8)
     before = path.read_bytes()
     for turn in (1, 2):
-        with pytest.raises(OSError, match=r"bytes, not .* as when it was last written here; somebody else changed it"):
+        with pytest.raises(OSError, match=r"bytes, not .* as when it was last seen here; somebody else changed it"):
             first.record(turn, [2], [6], 8)
     with pytest.raises(OSError, match="somebody else"):
         first.rewind(0)
@@ -181,13 +181,89 @@ def test_a_log_whose_way_back_fails_knows_what_is_there(tmp_path: Path, monkeypa
     assert recorder.path.read_text() == "".join(found)
 
 
+@pytest.mark.parametrize("renames", [True, False])
+def test_what_cannot_be_put_back_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: bool
+) -> None:
+    before, path = recorded(tmp_path / "h.jsonl", 5), tmp_path / "h.jsonl"
+
+    def refuse(*_: Any) -> None:
+        raise OSError(5, "no way back")
+
+    with bp.Recorder(path, resume=True) as recorder:
+        written = recorder._log.written(1, LINE.replace('"step": 0', '"step": 1').encode() + b"\n")
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(OSError, match=r"no way back.* as it was is .*") as told,
+            written,
+        ):
+            patch.setattr(Path, "replace", refuse)
+            if not renames:
+                patch.setattr(os, "rename", refuse)
+            raise Refused
+        (kept,) = (file for file in tmp_path.iterdir() if file != path)
+        assert kept.read_bytes() == before and repr(str(kept)) in str(told.value) and told.value.errno == 5
+        recorder.record(4, [3], [3], 8)
+    bp.Recorder(path, resume=True)
+    assert kept.exists() == renames  # else it looks like what a killed run left
+
+
+@pytest.mark.parametrize("step", [0, 2, 4, 5, 9])
+def test_going_back_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    before = recorded(tmp_path / "h.jsonl", 5)
+    recorder = bp.Recorder(tmp_path / "h.jsonl", resume=True)
+    with monkeypatch.context() as patch:
+        full(patch)
+        patch.setattr(os, "link", lambda *_: pytest.fail("nothing is to be kept"))
+        recorder.rewind(step)
+    left = min(step, 5)
+    assert recorder.path.read_bytes() == b"".join(before.splitlines(True)[: 2 * left])
+    assert recorder.last_step == (left - 1 if left else None)
+    recorder.record(step, [3], [3], 8)
+    assert recorder.last_step == step
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_failed_cut_knows_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    before = recorded(tmp_path / "h.jsonl", 5)
+    recorder, end = bp.Recorder(tmp_path / "h.jsonl", resume=True), history_log._end_with
+
+    def fail(path: Path, start: int, lines: bytes) -> None:
+        if cut:
+            end(path, start, lines)
+        raise OSError(5, "not synced")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="not synced"):
+        patch.setattr(history_log, "_end_with", fail)
+        recorder.rewind(2)
+    assert recorder.last_step == (1 if cut else 4)
+    recorder.record(5, [3], [3], 8)
+    kept = b"".join(before.splitlines(True)[: 4 if cut else 10])
+    assert recorder.path.read_bytes() == kept + history_files.line(3, 5, 3, 8).encode()
+
+
+def test_a_table_of_steps_that_were_all_dropped_goes(tmp_path: Path) -> None:
+    for name in ("h.parquet", "g.parquet"):
+        with bp.Recorder(tmp_path / name) as recorder:
+            recorder.record(0, [1], [3], 8)
+    recorder = bp.Recorder(tmp_path / "h.parquet", resume=True)
+    recorder.rewind(0)
+    assert recorder.path.exists()
+    recorder.close()
+    recorder.close()
+    assert not recorder.path.exists() and recorder.lines.read_bytes() == b""
+    (tmp_path / "g.jsonl").write_bytes(b"")  # by somebody else: nothing was dropped here
+    bp.Recorder(tmp_path / "g.parquet", resume=True).close()
+    assert History.read(tmp_path / "g.parquet").num_steps == 1
+
+
 def test_others_may_change_a_file_and_not_its_length(tmp_path: Path) -> None:
     """The second of two runs of one checkpoint writes as many bytes as the first, in place of the first one's."""
     path = tmp_path / "h.jsonl"
     recorded(path, 3)
     first = bp.Recorder(path, resume=True)
     before = recorded(path, 3, successes=2)
-    with pytest.raises(OSError, match=r"ends otherwise than when it was last written here; somebody else changed it"):
+    with pytest.raises(OSError, match=r"ends otherwise than when it was last seen here; somebody else changed it"):
         first.record(3, [1], [1], 8)
     assert path.read_bytes() == before
 

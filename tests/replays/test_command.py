@@ -134,7 +134,6 @@ def test_known_rates_may_have_gaps(history: Path, tmp_path: Path, suffix: str, m
             "{history} --prior-rates {folder}/others.jsonl:rate",
             "others.jsonl' has no rate of any prompt of the history",
         ),
-        ("{history} --json {folder}/" + "x" * 250, "cannot be written (File name too long)"),
         ("{history} --json {folder}/" + "x" * 400, "cannot be written (File name too long)"),
         ("{history} --json=", "argument --json: the name is empty"),
         ("{history} --json {folder}/a\0b", "cannot be written (embedded null byte)"),
