@@ -121,6 +121,11 @@ Weights of a bank's members are as often right as they say for walks, walks of a
 prompts are in a hidden mode, which averaging forgets, and for strengths. Beliefs about rates are calibrated all the
 same: ranks are off by 5% at the most, no more than chance does. Banks that forget (`memory` below 1), or have a
 `floor`, have no program to be calibrated in.
+
+What unseen prompts learn from first looks is approximate: a first look counts as the posterior of what was met. In
+the program that its pseudo-counts stand for, ranks of unseen rates depart by .06 where rates stay and .00 to .04
+where they drift; P(informative) is too near to its mean, by up to .05 in the lowest fifth. Of `best` the central half
+of draws holds .50 to .51 of unseen rates and .49 to .50 of seen ones (`tests/calibration/test_sharing.py`).
 """
 
 

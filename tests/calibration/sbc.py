@@ -8,6 +8,7 @@ independent, and so are their ranks: each prompt is a replicate, and one pool ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,22 +77,43 @@ def from_grid(model: bp.SuccessRate, prompts: int, seed: int) -> dict[str, Tenso
         return {"rate": points.rate[torch.multinomial(points.mass, prompts, replacement=True)]}
 
 
-def chain(model: bp.SuccessRate, trials: Tensor, seed: int, elapsed: Times = (1.0,), member: int = 0) -> Replicates:
+def simulate_known(model: Any, trials: Tensor, seed: int) -> Replicates:
+    """The same with a first row of counts that are known before time moves: of the rates that the next one has."""
+    seen = simulate(model, trials[1:], seed)
+    with seeded(_stream(seed, 2), CPU):
+        known = torch.binomial(trials[0].double(), _rate(model, seen.sites, 0)).long()
+    return Replicates(trials, torch.cat([known[None], seen.successes]), seen.rate, seen.sites)
+
+
+def chain(
+    model: bp.SuccessRate,
+    trials: Tensor,
+    seed: int,
+    elapsed: Times = (1.0,),
+    member: int = 0,
+    initial: Tensor | None = None,
+) -> Replicates:
     """A drifting rate's counts, step by step, where steps take these times in turns, under one member of a bank.
 
     The Pyro program has one unit of time a step; drifts that are told of another do not always what two units would.
+    initial: (N, states), in place of the declared law of the first state.
     """
-    tables, states = model.lower_grid(), []
+    tables, states = lowered(model), []
     rate = tables.points.rate.repeat(tables.modes)
     with seeded(_stream(seed, 1), CPU):
-        law = tables.initial[member].expand(trials.shape[1], -1)
+        law = tables.initial[member].expand(trials.shape[1], -1) if initial is None else initial
         for step, each in enumerate(trials):
             states.append(torch.multinomial(law, 1)[:, 0])
-            time = elapsed[step % len(elapsed)]
-            rests, moves = tables.transition(time)[member], tables.after_look(time)[member]
+            rests, moves = (law[member] for law in _moves(model, elapsed[step % len(elapsed)]))
             law = torch.where(each[:, None] > 0, moves[states[-1]], rests[states[-1]])
         rates = rate[torch.stack(states)]
         return Replicates(trials, torch.binomial(trials.double(), rates).long(), rates[-1], {})
+
+
+@lru_cache(maxsize=64)
+def lowered(model: bp.SuccessRate) -> Any:
+    """The model's tables, worked out once."""
+    return model.lower_grid()
 
 
 def filtered(posterior: Any, seen: Replicates, warm: bool = False, elapsed: Times = (1.0,)) -> Any:
@@ -170,6 +192,11 @@ def reliability(predicted: Tensor, happened: Tensor, bins: int = 8) -> float:
             used += 1
     assert used, "nothing was uncertain"
     return float(stats.chi2.sf(statistic, used))
+
+
+@lru_cache(maxsize=64)
+def _moves(model: bp.SuccessRate, time: float) -> tuple[Tensor, Tensor]:
+    return lowered(model).transition(time), lowered(model).after_look(time)
 
 
 def _stream(seed: int, use: int) -> int:

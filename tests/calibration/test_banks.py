@@ -174,7 +174,7 @@ def one_of_strengths(seed: int) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize("pools", [pytest.param(60, id="small"), pytest.param(800, id="full", marks=FULL)])
+@pytest.mark.parametrize("pools", [pytest.param(40, id="small"), pytest.param(800, id="full", marks=FULL)])
 def test_bank_of_strengths(pools: int) -> None:
     """With `pooling=1` a group counts its own evidence twice: weights are too sure, as far as 600 pools can tell.
 

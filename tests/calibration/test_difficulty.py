@@ -161,7 +161,7 @@ def learned(name: str, steps: int, count: int) -> Tensor:
     ("name", "steps", "count"),
     [
         pytest.param("default", 0, 8, id="before"),
-        pytest.param("default", 5, 8, id="small"),
+        pytest.param("default", 5, 4, id="small"),
         *(pytest.param(name, steps, 60, marks=FULL) for name in MODELS for steps in (0, 5, 20)),
     ],
 )
@@ -224,7 +224,7 @@ SPREADS = {8: (0.047, 0.064), 16: (0.039, 0.049)}
 
 
 @pytest.mark.parametrize(
-    ("runs", "steps"), [pytest.param(2, 8, id="small"), pytest.param(20, 16, id="full", marks=FULL)]
+    ("runs", "steps"), [pytest.param(1, 8, id="small"), pytest.param(20, 16, id="full", marks=FULL)]
 )
 def test_the_guide_of_the_context(runs: int, steps: int) -> None:
     """Exact Bayes is calibrated, and the guide no farther from it than was measured: it is a little too narrow, or off.

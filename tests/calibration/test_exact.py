@@ -142,7 +142,7 @@ def test_learned_transitions_where_states_are_seen(pooling: str, prompts: int, s
     assert sbc.uniformity(sbc.transition_ranks(posterior, seen, together, seed=3)) > sbc.ALARM
 
 
-@pytest.mark.parametrize("pools", [pytest.param(100, id="small"), pytest.param(2_000, id="full", marks=FULL)])
+@pytest.mark.parametrize("pools", [pytest.param(60, id="small"), pytest.param(2_000, id="full", marks=FULL)])
 def test_transitions_of_a_whole_pool(pools: int) -> None:
     """The same with pooling="pool", whose pools are the replicates: of each one prompt and one entry are looked at."""
     model, found = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool"), []
