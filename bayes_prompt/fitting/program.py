@@ -31,10 +31,17 @@ class Undetermined(ValueError):
     Args:
         values: of these parameters at the start, each of its prior's shape, () for a number. The attribute `names`
             tells which they are.
+        alone: whether there are no others, so that there is nothing to be fitted.
     """
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        self.names = tuple(values)
+    def __init__(self, values: Mapping[str, Tensor], alone: bool = False) -> None:
+        self.names, self._told = tuple(values), (dict(values), alone)
+        if alone:
+            super().__init__(
+                f"{', '.join(values)}: nothing that this history shows depends on any parameter, so that there is "
+                "nothing to fit; use a declaration with values of your own"
+            )
+            return
         numbers = {name: value.tolist() for name, value in values.items()}
         shown = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
         given = ", ".join(f"{name}={value}" for name, value in shown.items())
@@ -44,6 +51,9 @@ class Undetermined(ValueError):
             f"{', '.join(values)}: nothing that this history shows depends on {it}; hold {it} at {one}: {given}"
             + (f", on the command line {typed}" if typed else "")
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Undetermined, self._told
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +120,7 @@ class Program:
         evidence, doubtful = program._followed(values) if program.follows else program._asked(values)
         idle = {name: values[name] for name in doubtful if not program._matters(name, values, evidence)}
         if idle:
-            raise Undetermined(idle)
+            raise Undetermined(idle, alone=len(idle) == len(values))
         for name, unreached in doubtful.items():
             if unreached:
                 raise ValueError(

@@ -97,7 +97,7 @@ def lower(prior: Distribution, grid: int | Tensor, reach: float) -> Points:
         logit, mass = _even(base, inside, reach) if reach else _gauss(base, inside)
     total = mass.sum()
     if not bool(torch.isfinite(total) & (total > 0)):
-        raise CannotLower(f"prior has a density that adds up to {float(total)} on the grid; {WHAT_WORKS}")
+        raise CannotLower(f"prior has a density that adds up to {float(total.detach())} on the grid; {WHAT_WORKS}")
     parts = [atoms[:1]] * low + [mass / total * (1 - atoms.sum())] + [atoms[1:]] * high
     ends = [torch.full((1,), -math.inf).double()] * low, [torch.full((1,), math.inf).double()] * high
     return Points(torch.cat([*ends[0], logit, *ends[1]]), torch.cat(parts))

@@ -80,7 +80,7 @@ class Moves:
 def _parts(member: Drift, looked: bool) -> tuple[Mixture | None, Drift, str]:
     """The mixture, if it is one that moves prompts of one kind; the drift by which they move, and which of its laws."""
     member, law = _law(member, looked)
-    if isinstance(member, Mixture) and _kept(member, law, Mixture):
+    if isinstance(member, Mixture) and _kept(member, law, Mixture) and _kept(member, "_switched", Mixture):
         return member, *_law(member.moving, law == "after_look")
     return None, member, law
 

@@ -33,7 +33,8 @@ class PooledTransitions:
     many counts (the moments of the exact mixture over what may have happened). It is |x| where states are seen, and 0
     of a look that says nothing. With sums over a group's looks in a step, and n its pseudo-counts before, counts grow
     by seen p + d (n + seen) / (n + |x|): by as much as was seen, and the mean by a step of expectation maximisation.
-    Entries may become negative, but for what was declared they stay positive.
+    Entries may become negative, but with what was declared they stay positive. All that is good where declared rows
+    weigh 1 or more; of rows of .3 and less the first looks move the mean too far, about as far as counts as in DPS do.
 
     With C0 the declared concentrations and M a group's counts, its concentrations are C0 + M + w(O) O, where O is the
     sum of w(M) M of the others, w(X) = s / (s + n) in each row, and n the row's sum. So a group tells of the pool as
@@ -120,7 +121,7 @@ class PooledTransitions:
         beyond = sums - number * self.moves
         uncertain = (1 - self.moves.square().sum(2, keepdim=True)).clamp(min=_LEAST)
         seen = (2 * (self.moves * beyond).sum(2, keepdim=True) + squares) / uncertain
-        seen = seen.clamp(min=0).minimum(number)
+        seen = seen.clamp(min=0).minimum(number)  # which it exceeds by rounding alone
         before = self.concentration.sum(2, keepdim=True)
         return seen * self.moves + beyond * (before + seen) / (before + number)
 
@@ -165,13 +166,14 @@ class PooledTransitions:
     def _members(self, groups: Tensor) -> Tensor:
         """Concentrations (M, J * S, K, K) of groups (M,) under each decay and strength."""
         own = self.counts[:, groups].transpose(0, 1)[:, :, None]
-        others = (self._told - own * self._share(own)).clamp(min=0)
-        return (self._declared + own + others * self._share(others)).flatten(1, 2)
+        others = self._told - own * self._share(own)
+        found = self._declared + own + others * self._share(others)
+        return torch.maximum(found, _REMAINS * self._declared).flatten(1, 2)
 
     def _share(self, counts: Tensor) -> Tensor:
         """What is left of counts (M, J, 1 or S, K, K) where they weigh as much as s at most: (M, J, S, K, 1)."""
         strength = self._strengths[:, None, None]
-        number = counts.sum(-1, keepdim=True).clamp(min=0)
+        number = counts.sum(-1, keepdim=True).clamp(min=0)  # below 0 by rounding alone
         return torch.where(strength.isinf(), 1.0, strength / (strength + number).clamp(min=_LEAST))
 
     def _parts(self, groups: int) -> tuple[Tensor, ...]:

@@ -112,7 +112,7 @@ def test_chains_are_those_of_the_program(name: str) -> None:
     assert min(calibrated(STEPPED[name], seen, (1.0,), seed=11)) > sbc.ALARM
 
 
-@pytest.mark.parametrize("name", ["walk", "Kalman"])
+@pytest.mark.parametrize("name", ["walk", "redraw, histogram", "Kalman"])
 def test_a_wrong_time_is_found(name: str) -> None:
     """The same, told that four units passed each time."""
     model = MODELS[name](1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import bayes_prompt as bp
+from bayes_prompt.fitting.command import _fitted
 from bayes_prompt.fitting.evidence import has_filter
 from bayes_prompt.fitting.families import FAMILIES, read
 from bayes_prompt.fitting.fit import _effective, fit
@@ -245,14 +247,25 @@ def test_what_no_count_tells_of_is_named_too(name: str, trials: torch.Tensor, pa
     with pytest.raises(Undetermined, match=f"^{', '.join(parameters)}: nothing that this history shows") as caught:
         fit(history, name)
     assert caught.value.names == tuple(parameters)
-    for parameter in parameters:
-        assert f"--fix {parameter}={start[parameter]:.6g}" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again), again.names) == (Undetermined, str(caught.value), caught.value.names)
     held = {parameter: start[parameter] for parameter in parameters}
     if len(held) == len(start):
-        with pytest.raises(ValueError, match="at least one prior"):
-            fit(history, name, **held)
+        assert str(caught.value).endswith("so that there is nothing to fit; use a declaration with values of your own")
     else:
+        for parameter in parameters:
+            assert f"--fix {parameter}={start[parameter]:.6g}" in str(caught.value)
         assert set(fit(history, name, method="map", **held).parameters) == start.keys() - held.keys()
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("walk", ["scale", "trend"]), ("dps", ["move", "stay", "decay"])])
+def test_a_comparison_holds_what_no_count_tells_of_where_its_family_starts(name: str, parameters: list[str]) -> None:
+    history, family = History(torch.where(ONCE > 0, 3, 0), ONCE), FAMILIES[name]
+    found = _fitted(name, history, None, 0, lambda *told: None)
+    held = {each: family.start[each] for each in parameters}
+    all_held = len(held) == len(family.start)
+    wanted = family.declare() if all_held else fit(history, name, method="map", **held).model
+    assert found.describe() == wanted.describe()
 
 
 def test_what_takes_no_number_is_not_said_for_the_command_line() -> None:

@@ -85,8 +85,8 @@ class Loop:
             for other in range(self.R):
                 if other != group:
                     told += at_most(self.counts[decay, other, row], s)
-            found[row] += at_most(np.maximum(told, 0), s)
-        return found
+            found[row] += at_most(told, s)
+        return np.maximum(found, self.declared / 100)
 
     def transition(self, decay: int, strength: int, group: int) -> np.ndarray:
         found = self.concentration(decay, strength, group)

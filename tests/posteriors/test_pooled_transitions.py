@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -108,3 +109,28 @@ def test_whatever_is_seen_concentrations_stay_positive(
         assert bool((found >= 0.0099 * declared).all())
         assert float((found - declared).sum(2).max()) <= looks * (1 + 1e-12)
         torch.testing.assert_close(posterior.belief.sum(1), torch.ones(prompts).double(), rtol=0, atol=1e-12)
+
+
+def test_a_prompt_that_is_named_more_than_once_moved_once() -> None:
+    posterior = bp.SolvingProgress(bp.priors.progress(), decay=1.0, pooling="pool").posterior(5, dtype=torch.float64)
+    posterior.update(range(5), [0, 8, 4, 0, 8], 8)
+    posterior.update([0, 0, 0, 1], [4, 3, 5, 8], 8)
+    moved = posterior._transitions.counts[0, 0]
+    assert moved.nonzero().tolist() == [[0, 1], [2, 2]]  # unsolved to partly solved, and solved still
+    assert moved[moved > 0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("declared", [bp.priors.stability().concentration, 0.2 + 5 * torch.eye(K)])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_that_lean_on_the_pool_without_end_are_the_pool(declared: Tensor, groups: int) -> None:
+    """All that was counted, in every group, whatever speaks against what was declared."""
+    model = bp.SolvingProgress(declared.double(), decay=1.0, pooling="group", strength=math.inf, emission=BETA)
+    posterior = model.posterior(20, groups=torch.arange(20) % groups, dtype=torch.float64)
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        index = np.flatnonzero(rng.random(20) < 0.7)
+        posterior.update(index, rng.choice([0, 4, 8], len(index), p=[0.1, 0.8, 0.1]), 8)
+        told = posterior._transitions
+        wanted = (declared + told.counts[0].sum(0)).expand_as(told.concentration)
+        torch.testing.assert_close(told.concentration, wanted, rtol=1e-12, atol=1e-12)
+    assert bool((told.counts < 0).any())  # which is where something could be lost
