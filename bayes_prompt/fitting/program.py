@@ -38,8 +38,8 @@ class Undetermined(ValueError):
         self.names, self._told = tuple(values), (dict(values), alone)
         if alone:
             super().__init__(
-                f"{', '.join(values)}: nothing that this history shows depends on any parameter, so that there is "
-                "nothing to fit; use a declaration with values of your own"
+                f"{', '.join(values)}: nothing that this history shows depends on any parameter that is free, so "
+                "that there is nothing to fit; use a declaration with values of your own"
             )
             return
         numbers = {name: value.tolist() for name, value in values.items()}

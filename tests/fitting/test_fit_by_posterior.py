@@ -159,7 +159,7 @@ def test_what_nothing_depends_on_is_named() -> None:
     trials = torch.full((3, 6), 8)
     at_once = History(replicate(bp.SuccessRate(), trials, 0), trials)  # nobody is unseen when somebody is observed
     fixed = {name: value for name, value in FAMILIES["shared"].start.items() if name != "pool"}
-    with pytest.raises(ValueError, match="pool: nothing that this history shows depends on it"):
+    with pytest.raises(ValueError, match="pool: nothing that this history shows depends on any parameter that is free"):
         fit(at_once, "shared", **fixed)
 
 
