@@ -141,6 +141,18 @@ def rate_ranks(posterior: Any, truth: Tensor, seed: int) -> Tensor:
     return ranks(*(rates.clamp(ends.tiny, 1 - 2 * ends.eps) for rates in (drawn, truth)), seed)
 
 
+def pool_transition_ranks(model: bp.SolvingProgress, pools: int, prompts: int, steps: int, share: float) -> Tensor:
+    """Ranks (pools,) of transitions that all prompts of a pool share, of one of the nine entries for each pool."""
+    found = []
+    for pool in range(pools):
+        seen = simulate(model, looks(prompts, steps, seed=pool, share=share), seed=pool)
+        posterior = filtered(model.posterior(prompts, dtype=torch.float64), seen)
+        drawn = torch.stack([posterior.sample_transition(pool, step)[0] for step in range(DRAWS)])
+        entry = pool % 3, pool // 3 % 3
+        found.append(ranks(drawn[:, *entry], seen.sites["transition"][entry], seed=pool))
+    return torch.stack(found)
+
+
 def transition_ranks(posterior: Any, seen: Replicates, together: int, seed: int) -> Tensor:
     """Ranks (R,) of one entry of each true transition matrix, which `together` prompts in a row share."""
     truth = seen.sites["transition"].flatten(-2)  # (R, K * K)

@@ -140,14 +140,9 @@ def test_transitions_of_a_pool_that_rests(pools: int = 90) -> None:
 
     (1,500 pools: 0.038.)
     """
-    model, found = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool"), []
-    for pool in range(pools):
-        seen = sbc.simulate(model, sbc.looks(6, 6, seed=pool, share=0.3), seed=pool)
-        posterior = sbc.filtered(model.posterior(6, dtype=torch.float64), seen)
-        drawn = torch.stack([posterior.sample_transition(pool, step)[0] for step in range(sbc.DRAWS)])
-        entry = pool % 3, pool // 3 % 3
-        found.append(sbc.ranks(drawn[:, *entry], seen.sites["transition"][entry], seed=pool))
-    assert sbc.uniformity(torch.stack(found), 0.1) > sbc.ALARM
+    model = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool")
+    found = sbc.pool_transition_ranks(model, pools, prompts=6, steps=6, share=0.3)
+    assert sbc.uniformity(found, 0.1) > sbc.ALARM
 
 
 # Matching moments: none was found among 20,000 (at most 0.018, within what chance does). The variational Gaussian is

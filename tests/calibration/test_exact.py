@@ -145,14 +145,9 @@ def test_learned_transitions_where_states_are_seen(pooling: str, prompts: int, s
 @pytest.mark.parametrize("pools", [pytest.param(60, id="small"), pytest.param(2_000, id="full", marks=FULL)])
 def test_transitions_of_a_whole_pool(pools: int) -> None:
     """The same with pooling="pool", whose pools are the replicates: of each one prompt and one entry are looked at."""
-    model, found = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool"), []
-    for pool in range(pools):
-        seen = sbc.simulate(model, sbc.looks(5, 4, seed=pool, share=1.0), seed=pool)
-        posterior = sbc.filtered(model.posterior(5, dtype=torch.float64), seen)
-        drawn = torch.stack([posterior.sample_transition(pool, step)[0] for step in range(sbc.DRAWS)])
-        entry = pool % 3, pool // 3 % 3
-        found.append(sbc.ranks(drawn[:, *entry], seen.sites["transition"][entry], seed=pool))
-    assert sbc.uniformity(torch.stack(found)) > sbc.ALARM
+    model = bp.SolvingProgress(priors.stability(), decay=1.0, pooling="pool")
+    found = sbc.pool_transition_ranks(model, pools, prompts=5, steps=4, share=1.0)
+    assert sbc.uniformity(found) > sbc.ALARM
 
 
 @pytest.mark.parametrize("prompts", [pytest.param(4_000, id="small"), pytest.param(40_000, id="full", marks=FULL)])
